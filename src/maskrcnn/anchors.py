@@ -1,0 +1,55 @@
+"""Anchors (Faster R-CNN, section 3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskrcnn.config import AnchorConfig
+
+
+def cell_anchors(config: AnchorConfig, level: int) -> Float[Tensor, "A 4"]:
+    """Return the anchors of one cell around (0, 0): sizes one after the other, each with all ratios.
+
+    Example:
+        >>> cell_anchors(AnchorConfig(), level=0)[1]  # 32 × 32
+        tensor([-16., -16.,  16.,  16.])
+    """
+    sizes = torch.tensor(config.sizes[level])
+    ratio = torch.tensor(config.ratios).sqrt()
+    width = (sizes[:, None] * (1 / ratio)).flatten()
+    height = (sizes[:, None] * ratio).flatten()
+    boxes = torch.stack((-width, -height, width, height), dim=1) / 2
+    return boxes.round() if config.rounded else boxes
+
+
+def make_anchors(
+    config: AnchorConfig,
+    map_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    image_size: tuple[int, int],
+    device: torch.device,
+) -> list[Float[Tensor, "_A 4"]]:
+    """Return the anchors of each level (input frame), ordered by row, column, size and ratio.
+
+    Args:
+        config: sizes, ratios and rules.
+        map_sizes: (height, width) of each level's feature map.
+        strides: nominal input pixels per cell of each level.
+        image_size: (height, width) of the padded input.
+        device: where the anchors are wanted.
+    """
+    levels = []
+    for level, ((rows, columns), stride) in enumerate(zip(map_sizes, strides, strict=True)):
+        measured = config.stride == "measured"
+        step_y = image_size[0] // rows if measured else stride
+        step_x = image_size[1] // columns if measured else stride
+        y = (torch.arange(rows, device=device) + config.offset) * step_y
+        x = (torch.arange(columns, device=device) + config.offset) * step_x
+        y, x = y[:, None].expand(rows, columns), x[None, :].expand(rows, columns)
+        centres = torch.stack((x, y, x, y), dim=-1).to(torch.float32)
+        levels.append((centres[:, :, None] + cell_anchors(config, level).to(device)).reshape(-1, 4))
+    return levels

@@ -1,0 +1,392 @@
+"""The configuration: every number of the network, and every difference between implementations.
+
+A `Config` is a plain, immutable value. Change one with `config.replace({"rpn.nms_threshold": 0.6})`.
+Field names follow the papers; where implementations disagree, the field names the alternatives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from maskrcnn.errors import ConfigError, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Norm = Literal["none", "batch", "frozen_batch", "group"]
+"""`frozen_batch` is BatchNorm with fixed statistics and fixed scale and shift, the habit of the papers."""
+
+
+class Fields(BaseModel):
+    """Base of all configuration sections: unknown keys are errors, values are checked, nothing mutates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class ImageConfig(Fields):
+    """How a photograph becomes the network's input, and where the padding goes.
+
+    The image is scaled by min(min_size / shorter side, max_size / longer side), normalised as
+    (pixel · pixel_scale − mean) / std, and padded with zeros on the right and the bottom.
+    """
+
+    min_size: Positive = 800
+    max_size: Positive = 1333
+    resize: Literal["pil", "float"] = "pil"
+    """`pil`: antialiased bilinear on uint8, sides rounded (Detectron2). `float`: bilinear without
+    antialiasing on the normalised image, sides rounded down (torchvision)."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    pixel_scale: PositiveFloat = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    padding: Literal["batch", "square"] = "batch"
+    """`batch`: to the largest image of the batch; `square`: always to max_size × max_size (Matterport)."""
+    size_divisor: Positive = 32
+    """Padded sides are rounded up to a multiple of this."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size must not exceed max_size; got {self.min_size} and {self.max_size}")
+        return self
+
+
+class ResNetConfig(Fields):
+    """ResNet and ResNeXt (He et al. 2015, Xie et al. 2016)."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Literal[18, 34, 50, 101, 152] = 101
+    width: Positive = 64
+    """Channels of the stem; stage k has width · 2^(k − 2), times 4 after a bottleneck."""
+    groups: Positive = 1
+    width_per_group: Positive = 64
+    """Channels of one group of a bottleneck's 3 × 3 in c2, at width 64. ResNeXt-101-32x8d: groups 32, this 8."""
+    stride_in_1x1: bool = False
+    """Where a bottleneck halves the map: its first 1 × 1 (the paper, MSRA weights) or its 3 × 3 (torchvision)."""
+    norm: Norm = "frozen_batch"
+    norm_eps: Annotated[float, Field(ge=0)] = 1e-5
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
+    """Stages that are not trained: 1 is the stem, 2 the stem and c2, … 0 trains everything."""
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
+            raise ValueError("groups and width_per_group need a network with bottlenecks: depth 50, 101 or 152")
+        return self
+
+
+class VGGConfig(Fields):
+    """VGG-16 (Simonyan and Zisserman 2014), configuration D."""
+
+    kind: Literal["vgg"] = "vgg"
+    width: Positive = 64
+    """Channels of the first block; later blocks have 2, 4, 8 and 8 times as many."""
+    norm: Norm = "none"
+    norm_eps: Annotated[float, Field(ge=0)] = 1e-5
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
+    """Blocks that are not trained, as Fast R-CNN leaves conv1 and conv2."""
+
+
+class FPNConfig(Fields):
+    """Feature Pyramid Network (Lin et al. 2016): p2 … p5, and p6 for the RPN alone."""
+
+    channels: Positive = 256
+    norm: Norm = "none"
+    norm_eps: Annotated[float, Field(ge=0)] = 1e-5
+
+
+class AnchorConfig(Fields):
+    """Anchors: boxes of every size and ratio at every cell of a feature map (Faster R-CNN, section 3.1.1)."""
+
+    sizes: tuple[tuple[PositiveFloat, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    """Square root of the area in input pixels, one tuple per level of the features."""
+    ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+    offset: Fraction = 0.0
+    """Position of the centre inside its cell: 0 the corner (all known weights), 0.5 the middle."""
+    rounded: bool = False
+    """Cell anchors in whole pixels (torchvision)."""
+    stride: Literal["nominal", "measured"] = "nominal"
+    """`nominal`: 4, 8, 16, 32, 64. `measured`: padded image side // map side, which is 61 for p6 of an
+    800-pixel side (torchvision)."""
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at each cell; the same on every level."""
+        return len(self.sizes[0]) * len(self.ratios)
+
+    @model_validator(mode="after")
+    def _same_on_every_level(self) -> Self:
+        if not self.ratios or not self.sizes or not self.sizes[0] or len({len(s) for s in self.sizes}) > 1:
+            raise ValueError("sizes must hold the same number (at least 1) of sizes for every level, and ratios one or more")
+        return self
+
+
+class MatchingConfig(Fields):
+    """Which boxes learn what, and how many of each are drawn (Faster R-CNN, section 3.1.2)."""
+
+    positive_iou: Fraction
+    """IoU with a ground truth from which a box is positive."""
+    negative_iou: Fraction
+    """IoU below which it is negative; in between it is left out."""
+    low_quality_matches: bool
+    """Also take every ground truth's best box as positive, whatever the IoU."""
+    samples_per_image: Positive
+    positive_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.negative_iou > self.positive_iou:
+            raise ValueError(f"negative_iou {self.negative_iou} must not exceed positive_iou {self.positive_iou}")
+        return self
+
+
+class BoxLossConfig(Fields):
+    """The loss on box deltas (Fast R-CNN, equation 3)."""
+
+    beta: Annotated[float, Field(ge=0)] = 1 / 9
+    """Where smooth L1 turns from quadratic to linear; 0 is plain L1 (Detectron2)."""
+    normalizer: Literal["sampled", "configured"] = "sampled"
+    """Divide the RPN's losses by the number drawn, or by samples_per_image · N (Detectron2)."""
+
+
+class RPNConfig(Fields):
+    """Region Proposal Network (Faster R-CNN, section 3.1)."""
+
+    num_convs: Positive = 1
+    channels: Positive = 256
+    delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0, 1.0)
+    max_log_scale: PositiveFloat = math.log(1000 / 16)
+    """Upper bound of dw and dh before the exponential."""
+    pre_nms_top_n: Positive = 1000
+    """Best anchors of each level that enter NMS."""
+    pre_nms_top_n_training: Positive = 2000
+    post_nms_top_n: Positive = 1000
+    """Proposals of each image, over all levels."""
+    post_nms_top_n_training: Positive = 2000
+    nms_threshold: Fraction = 0.7
+    min_size: Annotated[float, Field(ge=0)] = 1e-3
+    """Proposals with a shorter side, in input pixels, are dropped."""
+    matching: MatchingConfig = MatchingConfig(
+        positive_iou=0.7, negative_iou=0.3, low_quality_matches=True, samples_per_image=256, positive_fraction=0.5
+    )
+    loss: BoxLossConfig = BoxLossConfig()
+
+
+class RoIAlignConfig(Fields):
+    """RoIAlign (Mask R-CNN, section 3), and the RoIPool it replaced (Fast R-CNN, section 2.1)."""
+
+    method: Literal["align", "pool"] = "align"
+    aligned: bool = True
+    """Take pixel centres at half coordinates. False: the first released version, off by half a cell (torchvision)."""
+    sampling_ratio: Natural = 2
+    """Sampling points along each axis of a bin; 0 adapts: ceil(RoI side / output side)."""
+    canonical_size: PositiveFloat = 224.0
+    canonical_level: Natural = 4
+    """FPN, equation 1: a RoI of canonical_size² is served by this level."""
+
+
+class BoxHeadConfig(Fields):
+    """Class and box head (Mask R-CNN, figure 4), with what becomes of its output."""
+
+    pool_size: Positive = 7
+    num_convs: Natural = 0
+    conv_channels: Positive = 256
+    num_fcs: Natural = 2
+    """0 averages over the crop instead (ResNet C4, whose head is the fifth stage)."""
+    fc_channels: Positive = 1024
+    norm: Norm = "none"
+    norm_eps: Annotated[float, Field(ge=0)] = 1e-5
+    delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0)
+    max_log_scale: PositiveFloat = math.log(1000 / 16)
+    class_agnostic: bool = False
+    """One box per RoI instead of one per class."""
+    score_threshold: Fraction = 0.05
+    nms_threshold: Fraction = 0.5
+    """NMS among detections of one class."""
+    min_size: Annotated[float, Field(ge=0)] = 1e-2
+    candidates: Positive = 2000
+    """(RoI, class) pairs, best first, that enter NMS; a fixed number keeps the graph's shapes fixed."""
+    detections_per_image: Positive = 100
+    matching: MatchingConfig = MatchingConfig(
+        positive_iou=0.5, negative_iou=0.5, low_quality_matches=False, samples_per_image=512, positive_fraction=0.25
+    )
+    loss: BoxLossConfig = BoxLossConfig()
+
+
+class MaskHeadConfig(Fields):
+    """Mask head (Mask R-CNN, figure 4): one M × M mask per class, M = 2 · pool_size."""
+
+    pool_size: Positive = 14
+    num_convs: Natural = 4
+    channels: Positive = 256
+    norm: Norm = "none"
+    norm_eps: Annotated[float, Field(ge=0)] = 1e-5
+    class_agnostic: bool = False
+    binary_targets: bool = True
+    """Round mask targets to 0 and 1 (the paper, Detectron2). False: the share of each bin that is covered (torchvision)."""
+    threshold: Fraction = 0.5
+    """Probability from which a pixel belongs to the object."""
+    paste: Literal["continuous", "integer_box"] = "continuous"
+    """How a mask is laid on the photo. `continuous`: sampled at pixel centres, to the sub-pixel (Detectron2).
+    `integer_box`: resized to the box rounded to whole pixels (torchvision)."""
+
+
+class Config(Fields):
+    """Everything that determines a network except its weights."""
+
+    class_names: tuple[str, ...]
+    masks: bool = True
+    """False is Faster R-CNN."""
+    image: ImageConfig = ImageConfig()
+    backbone: Annotated[ResNetConfig | VGGConfig, Field(discriminator="kind")] = ResNetConfig()
+    fpn: FPNConfig | None = FPNConfig()
+    """None is the papers' single-scale network: ResNet with the RPN on c4 and stage five as the head, or
+    VGG with the RPN on its last convolution."""
+    anchors: AnchorConfig = AnchorConfig()
+    rpn: RPNConfig = RPNConfig()
+    roi_align: RoIAlignConfig = RoIAlignConfig()
+    box: BoxHeadConfig = BoxHeadConfig()
+    mask: MaskHeadConfig = MaskHeadConfig()
+
+    @property
+    def num_classes(self) -> int:
+        """K: classes, background not counted."""
+        return len(self.class_names)
+
+    @classmethod
+    def preset(
+        cls, name: str = "resnet101-fpn", *, class_names: Sequence[str], overrides: Mapping[str, Any] | None = None
+    ) -> Config:
+        """Return a named starting point, with dotted fields changed by `overrides`.
+
+        Raises:
+            ConfigError: no preset has this name, or an override is unknown or out of range.
+
+        Example:
+            >>> config = Config.preset("resnet50-fpn", class_names=["cat"], overrides={"image.min_size": 640})
+            >>> config.backbone.depth, config.image.min_size
+            (50, 640)
+        """
+        from maskrcnn.presets import PRESETS
+
+        if name not in PRESETS:
+            raise ConfigError(f"Unknown preset {name!r}.{did_you_mean(name, list(PRESETS))} There are: {', '.join(PRESETS)}.")
+        return cls.build({**PRESETS[name], "class_names": tuple(class_names)}).replace(overrides or {})
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> Config:
+        """Return a configuration from nested plain values, with readable errors."""
+        return checked(cls, values)
+
+    def replace(self, changes: Mapping[str, Any]) -> Config:
+        """Return a copy with dotted fields changed, all checks made anew.
+
+        Raises:
+            ConfigError: a field is unknown, or its value is out of range.
+
+        Example:
+            >>> Config.preset(class_names=["cat"]).replace({"rpn.nms_threshold": 0.6}).rpn.nms_threshold
+            0.6
+        """
+        values = self.model_dump(mode="python")
+        for dotted, value in changes.items():
+            set_dotted(values, dotted, value)
+        return Config.build(values)
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON text."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Return the configuration that `to_json` wrote.
+
+        Raises:
+            ConfigError: the text is not JSON, or not a configuration.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as e:
+            raise ConfigError(f"The configuration is not valid JSON: {e}.") from None
+        return cls.build(values)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.class_names:
+            raise ValueError("class_names must name at least one class; background is not a class")
+        twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
+        if twice:
+            raise ValueError(f"class_names must differ from each other; {', '.join(twice)} stands more than once")
+        levels = 1 if self.fpn is None else 5
+        if len(self.anchors.sizes) != levels:
+            raise ValueError(
+                f"anchors.sizes must hold {levels} tuple{'s' * (levels > 1)}, one per level "
+                f"({'p2 … p6' if levels == 5 else 'c4'}); got {len(self.anchors.sizes)}"
+            )
+        if self.image.size_divisor % 32 and self.fpn is not None:
+            raise ValueError("image.size_divisor must be a multiple of 32 with FPN, whose p5 has stride 32")
+        return self
+
+
+FieldsT = TypeVar("FieldsT", bound=Fields)
+
+
+def checked(section: type[FieldsT], values: Mapping[str, Any], where: str = "") -> FieldsT:
+    """Return `section` built from plain values, turning validation errors into one `ConfigError`."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError("\n".join(_readable(section, error, where) for error in e.errors())) from None
+
+
+def _readable(section: type[Fields], error: Any, where: str) -> str:
+    path = [str(p) for p in error["loc"] if p not in ("resnet", "vgg")]
+    dotted = where + ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _field_names(section, path[:-1])
+        hint = did_you_mean(path[-1], known) or (f" Known are: {', '.join(known)}." if known else "")
+        return f"Unknown configuration key {dotted!r}.{hint}"
+    if error["type"] == "value_error":
+        return f"{dotted + ': ' if dotted else ''}{error['ctx']['error']}."
+    if error["type"] == "missing":
+        return f"The configuration lacks {dotted!r}."
+    rule = error["msg"].removeprefix("Input ").removesuffix(".")
+    got = error["input"]
+    return f"{dotted} {rule}; got {got!r}."
+
+
+def _field_names(section: type[Fields], path: list[str]) -> list[str]:
+    current: Any = section
+    for name in path:
+        annotation = current.model_fields[name].annotation if name in getattr(current, "model_fields", {}) else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not models:
+            return []
+        if len(models) > 1:
+            return sorted({f for m in models for f in m.model_fields})
+        current = models[0]
+    return list(current.model_fields)
+
+
+def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `values["a"]["b"]` for the key "a.b"; raise `ConfigError` for a path that is not there."""
+    *parents, last = dotted.split(".")
+    place: Any = values
+    for i, name in enumerate(parents):
+        if not isinstance(place, dict) or name not in place:
+            known = list(place) if isinstance(place, dict) else []
+            raise ConfigError(f"Unknown configuration key {'.'.join(parents[: i + 1])!r}.{did_you_mean(name, known)}")
+        place = place[name]
+    if not isinstance(place, dict) or (last not in place):
+        known = list(place) if isinstance(place, dict) else []
+        hint = did_you_mean(last, known)
+        raise ConfigError(f"Unknown configuration key {dotted!r}.{hint}" + ("" if hint or not known else f" Known are: {', '.join(known)}."))
+    place[last] = value

@@ -1,0 +1,183 @@
+"""COCO's ways to write a mask, polygons and run lengths: checked, converted and drawn.
+
+The C code behind pycocotools trusts its input: a polygon of two points is taken for a box, and broken run
+lengths write past the end of the mask. So everything from a file passes `check_segmentation` first.
+
+A polygon is [x1, y1, x2, y2, …] in pixels. Run lengths go down the columns, background first; compressed,
+they are one string with about two characters per run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import pycocotools.mask
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+mask_utils: Any = pycocotools.mask
+
+RLE: TypeAlias = dict[str, Any]
+"""Compressed run lengths, ready for JSON: `{"size": [height, width], "counts": "…"}`."""
+
+
+class AnnotationError(ValueError):
+    """What is wrong with one annotation; becomes a problem of its data set, or a `DatasetError`."""
+
+
+def numbers(values: object) -> Float64[np.ndarray, " n"] | None:
+    """Return a list of numbers as an array, or None for anything else; NaN is a number here."""
+    if not isinstance(values, list):
+        return None
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths inside
+        return None
+    # Strings, null and whole numbers beyond 64 bits end up as other kinds.
+    return array.astype(np.float64) if array.ndim == 1 and array.dtype.kind in "iuf" else None
+
+
+def check_segmentation(segmentation: object, height: int, width: int) -> None:
+    """Raise `AnnotationError` unless `segmentation` is one that can be drawn on an image of this size.
+
+    Whether polygons cover a pixel at all is looked at only where they are very thin, because drawing
+    all polygons of a large file takes minutes.
+    """
+    if isinstance(segmentation, dict):
+        counts = _run_lengths(segmentation, height, width)
+        if not counts[1::2].any():
+            raise AnnotationError("its mask is empty")
+        return
+    if not isinstance(segmentation, list):
+        raise AnnotationError(
+            f"segmentation must be polygons or run lengths (RLE); got {type(segmentation).__name__}"
+        )
+    if segmentation and not any(isinstance(s, (list, dict)) for s in segmentation):
+        raise AnnotationError(
+            "segmentation is a flat list; a polygon must stand in a list of polygons, [[x, y, …]]"
+        )
+    thin = True
+    for k, polygon in enumerate(segmentation):
+        points = _points(
+            polygon, f"polygon {k + 1}" if len(segmentation) > 1 else "its polygon", height, width
+        )
+        inside = points.clip(0, [width, height])
+        thin &= bool((np.ptp(inside, axis=0) < 1).any())
+    if thin and not mask_utils.area(to_rle(segmentation, height, width)):
+        raise AnnotationError("its polygon covers no pixel of the image")
+
+
+def _points(polygon: object, name: str, height: int, width: int) -> Float64[np.ndarray, "P 2"]:
+    values = numbers(polygon)
+    if values is None:
+        raise AnnotationError(f"{name} must be a list of numbers")
+    if len(values) % 2:
+        raise AnnotationError(f"{name} has an odd number of coordinates ({len(values)})")
+    if len(values) < 6:
+        raise AnnotationError(
+            f"{name} has {len(values) // 2} point{'s' * (len(values) != 2)}; it needs at least 3"
+        )
+    if not np.isfinite(values).all():
+        raise AnnotationError(f"{name} has a coordinate that is NaN or infinite")
+    points = values.reshape(-1, 2)
+    if (points < [-width, -height]).any() or (points > [2 * width, 2 * height]).any():
+        raise AnnotationError(f"{name} reaches far outside the image of {width} × {height} pixels")
+    return points
+
+
+def _run_lengths(rle: dict[Any, Any], height: int, width: int) -> Int64[np.ndarray, " R"]:
+    """Return the checked run lengths of a compressed or uncompressed RLE."""
+    size, counts = rle.get("size"), rle.get("counts")
+    if size != [height, width]:
+        swapped = "; height and width look swapped" if size == [width, height] else ""
+        raise AnnotationError(
+            f"its RLE has size {size}, its image [{height}, {width}] (height, width){swapped}"
+        )
+    if isinstance(counts, str):
+        runs = _uncompressed(counts)
+    else:
+        values = numbers(counts)
+        if (
+            values is None
+            or not len(values)
+            or not (np.isfinite(values) & (values == np.floor(values))).all()
+        ):
+            raise AnnotationError("the counts of its RLE must be text, or a list of whole numbers")
+        runs = values.clip(-1, 2**40).astype(np.int64)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise AnnotationError(
+            f"its RLE is damaged: the runs must add up to {height} × {width} = {height * width} pixels"
+        )
+    return runs
+
+
+def _uncompressed(text: str) -> Int64[np.ndarray, " R"]:
+    """Return the run lengths in a compressed string, unchecked but for the coding itself.
+
+    A character carries five bits of a number, lowest first, and in the sixth whether more follow. From the
+    fourth on, a number is the difference to the run two before.
+    """
+    damaged = AnnotationError("its RLE is damaged: the counts are not a run-length string")
+    codes = np.array([ord(c) for c in text], np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise damaged
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise damaged
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> RLE:
+    """Return a checked segmentation as one compressed RLE."""
+    if isinstance(segmentation, list):
+        rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        return _text(rle)
+    runs = _run_lengths(segmentation, height, width)
+    # Some tools write runs of length 0; on two of them pycocotools' IoU stops too early.
+    clean = bool(runs[1:].all())
+    if clean and isinstance(segmentation["counts"], str):
+        return {"size": [height, width], "counts": segmentation["counts"]}
+    plain = {"size": [height, width], "counts": [int(r) for r in runs]}
+    rle = mask_utils.frPyObjects(plain, height, width)
+    if not clean:
+        rle = mask_utils.encode(np.asfortranarray(mask_utils.decode(rle)))
+    return _text(rle)
+
+
+def decode_rles(rles: list[RLE], height: int, width: int) -> Bool[Tensor, "G H W"]:
+    """Return masks from compressed RLEs of checked origin."""
+    if not rles:
+        return torch.zeros(0, height, width, dtype=torch.bool)
+    columns = mask_utils.decode(rles).transpose(2, 1, 0)  # [G, W, H], contiguous as it is
+    return torch.from_numpy(columns).bool().transpose(1, 2).contiguous()
+
+
+def encode_masks(masks: Bool[Tensor, "G H W"]) -> list[RLE]:
+    """Return masks as compressed RLEs."""
+    if not len(masks):
+        return []
+    columns = masks.cpu().transpose(1, 2).contiguous().view(torch.uint8)
+    return [_text(rle) for rle in mask_utils.encode(columns.numpy().transpose(2, 1, 0))]
+
+
+def rle_area(rle: RLE) -> int:
+    """Return the number of pixels in a mask."""
+    return int(mask_utils.area(rle))
+
+
+def rle_box(rle: RLE) -> list[float]:
+    """Return the tight box of a mask as (x, y, width, height)."""
+    return [float(v) for v in mask_utils.toBbox(rle)]
+
+
+def _text(rle: RLE) -> RLE:
+    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}

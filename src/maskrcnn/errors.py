@@ -1,0 +1,55 @@
+"""The errors a user can meet; each is also the builtin error that fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MaskRCNNError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ConfigError(MaskRCNNError, ValueError):
+    """A configuration field is unknown or its value is out of range."""
+
+
+class InputError(MaskRCNNError, ValueError):
+    """An image, a target or an argument has the wrong shape, type or values."""
+
+
+class ImageFileError(MaskRCNNError, OSError):
+    """An image file is missing, empty, truncated or not an image."""
+
+
+class DatasetError(MaskRCNNError, ValueError):
+    """An annotation file cannot be used; the message names the file and the item."""
+
+
+class CheckpointError(MaskRCNNError, ValueError):
+    """A weights or checkpoint file cannot be read, or does not fit the model."""
+
+
+class WriteError(MaskRCNNError, OSError):
+    """An output file or folder cannot be written."""
+
+
+class NonFiniteLossError(MaskRCNNError, ValueError):
+    """A training loss became NaN or infinite."""
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string.
+
+    Example:
+        >>> did_you_mean("nms_treshold", ["nms_threshold", "min_size"])
+        " Did you mean 'nms_threshold'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def os_reason(path: str | Path, error: OSError) -> str:
+    """Return the system's reason for a failed file operation, without Python's decoration."""
+    return f"{path}: {error.strerror or error}"

@@ -1,0 +1,6 @@
+"""Figures that say how good detections are."""
+
+from maskrcnn.evaluation.coco_ap import CocoEvaluator, coco_results
+from maskrcnn.evaluation.result import FIGURES, EvaluationResult
+
+__all__ = ["FIGURES", "CocoEvaluator", "EvaluationResult", "coco_results"]

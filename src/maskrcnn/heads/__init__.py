@@ -1,0 +1,8 @@
+"""Part 4: the heads, which answer for each crop: which class, which box, which pixels."""
+
+from __future__ import annotations
+
+from maskrcnn.heads.box import BoxHead, SampledRoIs
+from maskrcnn.heads.mask import MaskHead
+
+__all__ = ["BoxHead", "MaskHead", "SampledRoIs"]

@@ -1,0 +1,221 @@
+"""Mask R-CNN: read `MaskRCNN.forward` beside the paper's figure 1.
+
+    image ─► 1 backbone [+ FPN] ─► 2 RPN ─► proposals
+                      │ features               │
+                      └──────► 3 RoIAlign ◄────┘
+                                   │ crops
+                                   ▼
+                  4 heads: class · box · mask
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from maskrcnn.backbones import FPN, VGG, ResNet, SingleScale, Stage
+from maskrcnn.config import Config, ResNetConfig
+from maskrcnn.errors import InputError
+from maskrcnn.heads import BoxHead, MaskHead, SampledRoIs
+from maskrcnn.heads.box import Found, of_class
+from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
+from maskrcnn.rpn import RPN
+from maskrcnn.stages import stage
+from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, TargetBatch
+
+if TYPE_CHECKING:
+    from maskrcnn.images import ImageLike
+    from maskrcnn.inspection.trace import Trace
+
+BUCKETS = (8, 16, 32, 64, 100)
+"""Numbers of RoIs that the mask branch is run on where padding would cost time."""
+
+
+class MaskRCNN(nn.Module):
+    """Faster R-CNN with a mask branch (He et al. 2017), on VGG or ResNet, plain or with FPN.
+
+    Example:
+        >>> config = Config.preset("resnet18-fpn", class_names=["cat", "dog"])
+        >>> model = MaskRCNN(config).eval()
+        >>> out = model(torch.zeros(1, 3, 128, 128))
+        >>> out.boxes.shape, out.mask_logits.shape[:2]
+        (torch.Size([1, 100, 4]), torch.Size([1, 100]))
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        c4_network = config.fpn is None and isinstance(config.backbone, ResNetConfig)
+        build = ResNet if isinstance(config.backbone, ResNetConfig) else VGG
+        last_stage = 4 if config.fpn is None else 5
+        self.backbone = build(config.backbone, last_stage)  # type: ignore[arg-type]
+        channels = self.backbone.channels
+        self.fpn = SingleScale(channels) if config.fpn is None else FPN(config.fpn, channels)
+        self.rpn = RPN(config.rpn, config.anchors, self.fpn.channels, self.fpn.strides)
+        self.box_roi_align = RoIAlign(config.roi_align, config.box.pool_size)
+        self.stage5 = Stage(config.backbone, 5) if c4_network else nn.Identity()  # type: ignore[arg-type]
+        crop_channels = getattr(self.stage5, "channels", self.fpn.channels)
+        crop_size = -(-config.box.pool_size // 2) if c4_network else config.box.pool_size
+        self.box_head = BoxHead(config.box, crop_channels, crop_size, config.num_classes)
+        if config.masks:
+            self.mask_roi_align = RoIAlign(config.roi_align, config.mask.pool_size)
+            self.mask_head = MaskHead(config.mask, crop_channels, config.num_classes)
+        self._freeze()
+
+    @overload
+    def forward(self, images: Tensor | ImageBatch, targets: None = None) -> DetectionBatch: ...
+
+    @overload
+    def forward(self, images: Tensor | ImageBatch, targets: TargetBatch) -> Losses: ...
+
+    def forward(
+        self, images: Tensor | ImageBatch, targets: TargetBatch | None = None
+    ) -> DetectionBatch | Losses:
+        """Return detections; with targets, losses: what is passed decides, not train or eval mode.
+
+        Args:
+            images: prepared images, [N, 3, H, W] with sides that are multiples of the configuration's
+                `image.size_divisor`, or an `ImageBatch`, which also tells where padding begins.
+            targets: ground truth in the input frame.
+
+        Raises:
+            InputError: the tensor has another shape or type, or numbers of images and targets differ.
+        """
+        images = ImageBatch.of(images, self.config.image.size_divisor)
+        if targets is not None and len(targets.boxes) != len(images.tensor):
+            raise InputError(f"{len(targets.boxes)} targets for {len(images.tensor)} images; each image needs one.")
+        features = self.fpn(self.backbone(images.tensor))  # 1 backbone
+        rpn = self.rpn(features, images)  # 2 RPN
+        proposals = self.rpn.propose(rpn, images, training=targets is not None)
+        pyramid = self._pyramid(features)
+        if targets is None:
+            found = self.box_head.detections(*self.boxes(pyramid, proposals.boxes), proposals, images)  # 3, 4
+            return self._detections(found, self._masks_of(pyramid, found))
+        rois = self.box_head.sample(proposals, targets)
+        box_losses = self.box_head.losses(*self.boxes(pyramid, rois.boxes), rois, targets)
+        return Losses(*self.rpn.losses(rpn, targets), *box_losses, self._mask_loss(pyramid, rois, targets))
+
+    def boxes(
+        self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]
+    ) -> tuple[Float[Tensor, "NR K+1"], Float[Tensor, "NR Kb 4"]]:
+        """Return class logits and box deltas of every RoI: parts 3 and 4 for classes and boxes."""
+        levels = stage("roi_levels", assign_levels(rois, pyramid.strides, self.config.roi_align))
+        crops = stage("box_features", self.box_roi_align(pyramid, rois, levels))
+        class_logits, box_deltas = self.box_head(self.stage5(crops))
+        return stage("class_logits", class_logits), stage("box_deltas", box_deltas)
+
+    def masks(self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]) -> Float[Tensor, "NR Km M M"]:
+        """Return mask logits of every RoI and class: parts 3 and 4 for masks."""
+        levels = assign_levels(rois, pyramid.strides, self.config.roi_align)
+        crops = stage("mask_features", self.mask_roi_align(pyramid, rois, levels))
+        return stage("mask_logits", self.mask_head(self.stage5(crops)))
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        score_threshold: float = 0.5,
+        batch_size: int = 1,
+    ) -> list[Detections]:
+        """Return what is found in each image: paths, PIL images, uint8 arrays [H, W, 3] or tensors, of any size.
+
+        Runs in inference mode on the model's device, with the weights as they are.
+
+        Raises:
+            ImageFileError: a file is missing, truncated or not an image.
+            InputError: an array or tensor is not an image; the message says what to do.
+
+        Example:
+            >>> import numpy as np
+            >>> model = MaskRCNN(Config.preset("small-fpn", class_names=["cat"]))
+            >>> [found] = model.predict(np.zeros((120, 160, 3), np.uint8))
+            >>> found.image_size
+            (120, 160)
+        """
+        from maskrcnn.prediction import predict
+
+        return predict(self, images, score_threshold, batch_size)
+
+    def trace(self, image: ImageLike, stages: Sequence[str] | None = None) -> Trace:
+        """Return the named tensors of a run on one image; `print` of it is a table.
+
+        Args:
+            image: as for `predict`.
+            stages: names or globs of stages (`p2`, `proposals`, `rpn_*`), modules (`backbone.layer3.5.conv2`)
+                or Matterport's names (`fpn_p6`); all stages by default.
+        """
+        from maskrcnn.inspection.trace import trace
+
+        return trace(self, image, stages)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, configuration and class names into one safetensors file, atomically."""
+        from maskrcnn.weights import save
+
+        save(self, path)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def _pyramid(self, features: Mapping[str, Float[Tensor, "N C _H _W"]]) -> FlatPyramid:
+        """Return the levels that RoIs are cut from: all but p6."""
+        names = [name for name in features if name != "p6"]
+        return FlatPyramid.of([features[n] for n in names], [self.fpn.strides[n] for n in names])
+
+    def _masks_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D M M"]:
+        """Return the mask logits of each detection's own class; 0 × 0 without a mask head."""
+        slots = found.boxes.shape[1]
+        if not self.config.masks:
+            return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0)
+        run = _bucket(found.valid)
+        logits = self.masks(pyramid, found.boxes[:, :run])
+        own = of_class(logits, found.labels[:, :run].flatten())
+        own = own.reshape(len(found.boxes), run, *own.shape[1:])
+        return nn.functional.pad(own, (0, 0, 0, 0, 0, slots - run))
+
+    def _mask_loss(self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch) -> Float[Tensor, ""]:
+        """Return the mask loss of the positive RoIs, which stand in the first slots."""
+        if not self.config.masks:
+            return rois.boxes.new_zeros(())
+        matching = self.config.box.matching
+        slots = max(int(matching.samples_per_image * matching.positive_fraction), 1)
+        run = _bucket(rois.positive[:, :slots])
+        foreground = SampledRoIs(*(t[:, :run] for t in rois))
+        logits = self.masks(pyramid, foreground.boxes)
+        return self.mask_head.loss(logits, foreground, targets, self.config.roi_align.aligned)
+
+    @staticmethod
+    def _detections(found: Found, mask_logits: Float[Tensor, "N D M M"]) -> DetectionBatch:
+        stage("detections", torch.cat((found.boxes, found.labels[..., None], found.scores[..., None]), dim=-1))
+        return DetectionBatch(found.boxes, found.labels, found.scores, mask_logits, found.valid)
+
+    def _freeze(self) -> None:
+        for modules in self.backbone.stages()[: self.backbone.frozen_stages]:
+            for module in modules:
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MaskRCNN:
+        """Set train mode, except for frozen stages, whose normalisation keeps its statistics."""
+        super().train(mode)
+        for modules in self.backbone.stages()[: self.backbone.frozen_stages]:
+            for module in modules:
+                module.eval()
+        return self
+
+
+def _bucket(valid: Bool[Tensor, "N R"]) -> int:
+    """Return how many of the R slots to run: all, or on an eager CPU the smallest bucket that holds the valid.
+
+    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would.
+    """
+    slots = valid.shape[1]
+    if torch.compiler.is_compiling() or valid.is_cuda:
+        return slots
+    needed = int(valid.sum(1).max())
+    return min(next((b for b in BUCKETS if b >= needed), slots), slots)

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: boxes, non-maximum suppression, masks."""

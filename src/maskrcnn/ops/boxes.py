@@ -1,0 +1,106 @@
+"""Box arithmetic. Boxes are (x1, y1, x2, y2), half-open: width = x2 − x1."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int64
+import torch
+from torch import Tensor
+
+
+def area(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b"]:
+    """Return width times height.
+
+    Example:
+        >>> area(torch.tensor([[0.0, 0.0, 4.0, 3.0]]))
+        tensor([12.])
+    """
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou(a: Float[Tensor, "*b R 4"], b: Float[Tensor, "*b G 4"]) -> Float[Tensor, "*b R G"]:
+    """Return the intersection over union of every box of `a` with every box of `b`; 0 where both are empty.
+
+    Example:
+        >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2], [4.0, 4, 5, 5]]))
+        tensor([[0.3333, 0.0000]])
+    """
+    intersection = overlap(a[..., :, None, 0], a[..., :, None, 2], b[..., None, :, 0], b[..., None, :, 2])
+    intersection.mul_(overlap(a[..., :, None, 1], a[..., :, None, 3], b[..., None, :, 1], b[..., None, :, 3]))
+    union = (area(a)[..., :, None] + area(b)[..., None, :]).sub_(intersection)
+    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+
+
+def overlap(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> Tensor:
+    """Return the common length of the intervals [a1, a2] and [b1, b2], broadcast; 0 where they are apart."""
+    return torch.minimum(a2, b2).sub_(torch.maximum(a1, b1)).clamp_(min=0)
+
+
+def encode(
+    reference: Float[Tensor, "*b 4"], boxes: Float[Tensor, "*b 4"], weights: tuple[float, float, float, float]
+) -> Float[Tensor, "*b 4"]:
+    """Return the deltas (dx, dy, dw, dh) that move `reference` boxes onto `boxes` (R-CNN, appendix C).
+
+    Sides of `reference` must be positive; where a side is not, the deltas are not meaningful but finite.
+    """
+    width, height, x, y = _center(reference)
+    to_width, to_height, to_x, to_y = _center(boxes)
+    width, height = width.clamp(min=1e-6), height.clamp(min=1e-6)
+    wx, wy, ww, wh = weights
+    return torch.stack(
+        (
+            wx * (to_x - x) / width,
+            wy * (to_y - y) / height,
+            ww * torch.log(to_width.clamp(min=1e-6) / width),
+            wh * torch.log(to_height.clamp(min=1e-6) / height),
+        ),
+        dim=-1,
+    )
+
+
+def decode(
+    reference: Float[Tensor, "*b 4"],
+    deltas: Float[Tensor, "*b 4"],
+    weights: tuple[float, float, float, float],
+    max_log_scale: float,
+) -> Float[Tensor, "*b 4"]:
+    """Return `reference` boxes moved by `deltas`, the inverse of `encode` (R-CNN, appendix C).
+
+    dw and dh are limited above by `max_log_scale`, so that a wild prediction stays a finite box.
+
+    Example:
+        >>> box, ones = torch.tensor([[0.0, 0.0, 10.0, 10.0]]), (1.0, 1.0, 1.0, 1.0)
+        >>> decode(box, torch.tensor([[0.1, 0.0, 0.0, 0.0]]), ones, 4.0)
+        tensor([[ 1.,  0., 11., 10.]])
+    """
+    width, height, x, y = _center(reference)
+    dx, dy, dw, dh = (deltas / deltas.new_tensor(weights)).unbind(-1)
+    to_x, to_y = dx * width + x, dy * height + y
+    half_width = 0.5 * width * torch.exp(dw.clamp(max=max_log_scale))
+    half_height = 0.5 * height * torch.exp(dh.clamp(max=max_log_scale))
+    return torch.stack((to_x - half_width, to_y - half_height, to_x + half_width, to_y + half_height), dim=-1)
+
+
+def clip(boxes: Float[Tensor, "N *b 4"], sizes: Int64[Tensor, "N 2"]) -> Float[Tensor, "N *b 4"]:
+    """Return the boxes cut to their images, whose (height, width) are `sizes`."""
+    limits = sizes.flip(-1).repeat(1, 2).to(boxes.dtype)  # width, height, width, height
+    limits = limits.reshape(len(limits), *[1] * (boxes.dim() - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def large_enough(boxes: Float[Tensor, "*b 4"], min_size: float) -> Bool[Tensor, "*b"]:
+    """Return whether both sides are finite and at least `min_size`; empty boxes never are."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return ((sides >= min_size) & (sides > 0) & sides.isfinite()).all(-1)
+
+
+def gather_rows(table: Tensor, index: Int64[Tensor, "N R"]) -> Tensor:
+    """Return `table[n, index[n, r]]` for every n and r; `table` is [N, A] or [N, A, ...]."""
+    tail = table.shape[2:]
+    wide = index.reshape(*index.shape, *[1] * len(tail)).expand(*index.shape, *tail)
+    return table.gather(1, wide)
+
+
+def _center(boxes: Float[Tensor, "*b 4"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    width, height = x2 - x1, y2 - y1
+    return width, height, x1 + 0.5 * width, y1 + 0.5 * height

@@ -1,0 +1,119 @@
+"""Greedy non-maximum suppression with fixed shapes."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from maskrcnn.ops import boxes as box_ops
+
+BLOCK = 1024
+"""Boxes of each row that the eager path settles at a time; bounds its memory when all boxes are alike."""
+
+
+def nms(
+    boxes: Float[Tensor, "B R 4"],
+    valid: Bool[Tensor, "B R"],
+    threshold: float,
+    groups: Int64[Tensor, "B R"] | None = None,
+) -> Bool[Tensor, "B R"]:
+    """Return which boxes greedy NMS keeps, separately for each of the B rows.
+
+    Boxes must come best first. Going down the list, a valid box is kept unless a kept one before it (of the
+    same group, where groups are given) overlaps it with IoU above `threshold`. The answer is exact.
+
+    Example:
+        >>> row = torch.tensor([[[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]]])
+        >>> nms(row, torch.ones(1, 3, dtype=torch.bool), threshold=0.5)
+        tensor([[ True, False,  True]])
+    """
+    if torch.compiler.is_compiling() or boxes.is_cuda:
+        return _greedy(_suppresses(boxes, threshold, groups), valid)
+    return _nms_sweep(boxes, valid, threshold, groups)
+
+
+def _suppresses(
+    boxes: Float[Tensor, "B R 4"], threshold: float, groups: Int64[Tensor, "B R"] | None
+) -> Bool[Tensor, "B R R"]:
+    """Return whether box r, if kept, suppresses the worse box q."""
+    overlaps = (box_ops.iou(boxes, boxes) > threshold).triu(1)
+    if groups is None:
+        return overlaps
+    return overlaps.logical_and_(groups[:, :, None] == groups[:, None, :])
+
+
+def _greedy(suppresses: Bool[Tensor, "B R R"], valid: Bool[Tensor, "B R"]) -> Bool[Tensor, "B R"]:
+    """Return the greedy choice, given who suppresses whom (upper triangle: the better suppresses the worse).
+
+    A box is kept if no kept box suppresses it. Evaluating that rule again and again from "all are kept"
+    settles the best box in the first round and at least one more in every round, so a round that
+    changes nothing has reached the greedy answer; chains of suppression are short and so is the loop.
+    """
+
+    def unsettled(keep: Tensor, before: Tensor) -> Tensor:
+        return (keep != before).any()
+
+    def settle(keep: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        return valid & ~(suppresses & keep[:, :, None]).any(1), keep.clone()
+
+    keep, before = valid.clone(), ~valid
+    if torch.compiler.is_compiling():
+        keep, _ = torch.while_loop(unsettled, settle, (keep, before))
+        return keep
+    while unsettled(keep, before):
+        keep, before = settle(keep, before)
+    return keep
+
+
+def _nms_sweep(
+    boxes: Float[Tensor, "B R 4"],
+    valid: Bool[Tensor, "B R"],
+    threshold: float,
+    groups: Int64[Tensor, "B R"] | None,
+) -> Bool[Tensor, "B R"]:
+    """Do the same with IoU computed only for pairs of boxes that are close to each other."""
+    rows = torch.arange(len(boxes), device=boxes.device)[:, None].expand(valid.shape)
+    segments = rows if groups is None else rows * (groups.max() + 1) + groups if groups.numel() else rows
+    keep = torch.zeros_like(valid)
+    for start in range(0, valid.shape[1], BLOCK):
+        keep[:, start : start + BLOCK] = valid[:, start : start + BLOCK]
+        considered = keep.nonzero(as_tuple=True)  # those kept so far and the new ones, row by row, best first
+        settled = considered[1] < start
+        better, worse = _overlapping_pairs(boxes[considered], segments[considered], threshold)
+        kept = torch.ones_like(settled)
+        while True:  # the rule of _greedy, on a list of pairs instead of a matrix
+            suppressed = torch.zeros_like(settled)
+            suppressed[worse[kept[better]]] = True
+            now = settled | ~suppressed
+            if torch.equal(now, kept):
+                break
+            kept = now
+        keep[considered] = kept
+    return keep
+
+
+def _overlapping_pairs(
+    boxes: Float[Tensor, "R 4"], segments: Int64[Tensor, " R"], threshold: float
+) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
+    """Return (better, worse) indices of all pairs within a segment whose IoU exceeds `threshold`.
+
+    IoU is at most the common width over the wider box's width. So with x1_i ≤ x1_j, IoU > t needs
+    x1_j < x2_i − t · width_i: a short run after i in the order of x1.
+    """
+    width = (boxes[:, 2] - boxes[:, 0]).double()
+    stride = (boxes[:, 2].max() - boxes[:, 0].min()).double() + 1 if len(boxes) else 1.0
+    position = boxes[:, 0].double() + segments * (2 * stride)
+    position, order = position.sort()
+    reach = position + ((1 - threshold) * width.clamp(min=0))[order] + 1e-3
+    runs = torch.searchsorted(position, reach, right=True) - torch.arange(1, len(boxes) + 1, device=boxes.device)
+    first = torch.repeat_interleave(runs)
+    second = torch.arange(len(first), device=boxes.device) - (runs.cumsum(0) - runs)[first] + first + 1
+    y1, y2 = (boxes[:, k].index_select(0, order) for k in (1, 3))
+    top, bottom = y1.index_select(0, first), y2.index_select(0, first)
+    common = torch.minimum(bottom, y2.index_select(0, second)).sub_(torch.maximum(top, y1.index_select(0, second)))
+    near = (common > bottom.sub_(top).mul_(0.9999 * threshold)).nonzero()[:, 0]  # the same bound in y
+    first, second = order[first[near]], order[second[near]]
+    over = box_ops.iou(boxes[first, None], boxes[second, None])[:, 0, 0] > threshold
+    first, second = first[over], second[over]
+    return torch.minimum(first, second), torch.maximum(first, second)

@@ -1,0 +1,278 @@
+"""Part 3: RoIAlign (Mask R-CNN, section 3), for all pyramid levels in one call; and RoIPool, which it replaced.
+
+Bilinear sampling is separable: a sample reads two rows and two columns, each with a weight. So every bin of
+every RoI is a weighted sum of a few feature vectors. All levels are laid out as one table with a feature
+vector in each row, and one weighted `embedding_bag` computes all the sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor, nn
+
+from maskrcnn.config import RoIAlignConfig
+from maskrcnn.ops import bilinear
+from maskrcnn.ops import boxes as box_ops
+
+MAX_ENTRIES = 1 << 24
+"""Table look-ups that the eager path prepares at a time, where their number depends on the RoIs."""
+
+
+class FlatPyramid(NamedTuple):
+    """Feature maps of all levels as one table, a row per cell: image by image within a level, row by row."""
+
+    table: Float[Tensor, "cells C"]
+    shapes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    num_images: int
+
+    @classmethod
+    def of(cls, maps: Sequence[Float[Tensor, "N C _H _W"]], strides: Sequence[int]) -> FlatPyramid:
+        """Lay out maps, finest first; `strides` are input pixels per cell."""
+        rows = [m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps]
+        shapes = tuple((int(m.shape[2]), int(m.shape[3])) for m in maps)
+        return cls(torch.cat(rows) if len(rows) > 1 else rows[0], shapes, tuple(strides), int(maps[0].shape[0]))
+
+
+class RoIAlign(nn.Module):
+    """Cuts every RoI out of the pyramid level that serves it, as crops of one fixed size."""
+
+    def __init__(self, config: RoIAlignConfig, output_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.output_size = output_size
+
+    def forward(
+        self, pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"]
+    ) -> Float[Tensor, "NR C size size"]:
+        """Return the crops of all images' boxes (input frame), image by image."""
+        boxes = boxes.detach()
+        if self.config.method == "pool":
+            return roi_pool(pyramid, boxes, levels, self.output_size)
+        ratio, aligned = self.config.sampling_ratio, self.config.aligned
+        return roi_align(pyramid, boxes, levels, self.output_size, ratio, aligned)
+
+
+def assign_levels(
+    boxes: Float[Tensor, "*b 4"], strides: Sequence[int], config: RoIAlignConfig
+) -> Int64[Tensor, "*b"]:
+    """Return which level serves each box, as an index into the levels used (FPN, equation 1).
+
+    A box of canonical_size² input pixels is served by canonical_level; one of half the side, by one level finer.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 112, 112], [0, 0, 224, 224], [0, 0, 1000, 1000]])
+        >>> assign_levels(boxes, (4, 8, 16, 32), RoIAlignConfig())  # p2 is 0
+        tensor([1, 2, 3])
+    """
+    finest = round(math.log2(strides[0]))
+    side = box_ops.area(boxes).clamp(min=0).sqrt()
+    level = torch.floor(config.canonical_level + torch.log2(side / config.canonical_size) + 1e-6)
+    return (level - finest).clamp(0, len(strides) - 1).long()
+
+
+def roi_align(
+    pyramid: FlatPyramid,
+    boxes: Float[Tensor, "N R 4"],
+    levels: Int64[Tensor, "N R"],
+    output_size: int,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> Float[Tensor, "NR C size size"]:
+    """Return the crop of each box (input frame) from its level, each bin the mean of bilinear samples.
+
+    Args:
+        pyramid: the feature maps.
+        boxes: a box without area gives finite numbers.
+        levels: which level of the pyramid serves each box.
+        output_size: bins along each side.
+        sampling_ratio: samples along each axis of a bin; 0 for ceil(RoI side / output_size), RoI by RoI.
+        aligned: the centre of cell k is at k + 0.5. False is the first released version, which has it
+            at k and widens every RoI to at least one cell.
+
+    Example:
+        >>> ramp = torch.arange(5.0).expand(1, 1, 5, 5)  # cell k holds k, and has its centre at k + 0.5
+        >>> box, level = torch.tensor([[[1.0, 1.0, 3.0, 3.0]]]), torch.zeros(1, 1, dtype=torch.int64)
+        >>> roi_align(FlatPyramid.of([ramp], [1]), box, level, output_size=2, sampling_ratio=1)[0, 0]
+        tensor([[1., 2.],
+                [1., 2.]])
+    """
+    rois = _rois_in_cells(pyramid, boxes, levels, offset=0.5 if aligned else 0.0)
+    if not aligned:
+        rois = rois._replace(sides=rois.sides.clamp(min=1.0))
+    if sampling_ratio > 0:
+        rows, cols = (_fixed_samples(rois, axis, output_size, sampling_ratio) for axis in (1, 0))
+        crops = _weighted_sums(pyramid.table, rois, rows, cols)
+        return _as_crops(crops, output_size)
+    counts = torch.ceil(rois.sides / output_size).clamp(min=1).long()  # x and y
+    parts = []
+    for chunk, most in _by_size(counts.amax(-1), pyramid.shapes, output_size, extra=2):
+        part = rois.pick(chunk)
+        rows, cols = (_adaptive_samples(part, axis, output_size, counts[chunk, axis], most) for axis in (1, 0))
+        parts.append((chunk, _weighted_sums(pyramid.table, part, rows, cols)))
+    return _as_crops(_in_order(parts), output_size)
+
+
+def roi_pool(
+    pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"], output_size: int
+) -> Float[Tensor, "NR C size size"]:
+    """Return the crop of each box by RoIPool (Fast R-CNN, section 2.1).
+
+    The RoI is rounded to whole cells and so is every bin, which then takes its maximum; a bin without
+    cells gives 0. These roundings are what RoIAlign does away with.
+    """
+    rois = _rois_in_cells(pyramid, boxes, levels, offset=0.0)
+    first = torch.floor(rois.start + 0.5)
+    last = torch.floor(rois.start + rois.sides + 0.5)
+    sides = (last - first + 1).clamp(min=1)
+    bins = torch.arange(output_size, device=boxes.device)
+    begin = first[:, :, None] + torch.floor(bins * (sides / output_size)[:, :, None])
+    end = first[:, :, None] + torch.ceil((bins + 1) * (sides / output_size)[:, :, None])
+    limit = rois.extent[:, :, None].to(begin.dtype)
+    begin, end = begin.clamp(min=0).minimum(limit).long(), end.clamp(min=0).minimum(limit).long()
+    parts = []
+    for chunk, most in _by_size((end - begin).amax((1, 2)), pyramid.shapes, output_size, extra=2):
+        part, step = rois.pick(chunk), torch.arange(most, device=boxes.device)
+        span = (begin[chunk, :, :, None] + step).minimum(end[chunk, :, :, None] - 1).clamp(min=0)
+        index = part.cells(span[:, 1], span[:, 0])
+        filled = (end > begin)[chunk].to(pyramid.table.dtype)
+        maxima = F.embedding_bag(index, pyramid.table, mode="max")
+        parts.append((chunk, maxima * (filled[:, 1, :, None] * filled[:, 0, None, :]).reshape(-1, 1)))
+    return _as_crops(_in_order(parts), output_size)
+
+
+class _RoIs(NamedTuple):
+    """RoIs of all images in the cells of their own levels; the pairs are (x, y)."""
+
+    start: Float[Tensor, "R 2"]
+    sides: Float[Tensor, "R 2"]
+    extent: Int64[Tensor, "R 2"]
+    base: Int64[Tensor, " R"]
+    """Row of the table where the map of this RoI's image and level begins."""
+
+    def pick(self, index: Any) -> _RoIs:
+        return _RoIs(*(t[index] for t in self))
+
+    def cells(self, rows: Int64[Tensor, "R P k"], cols: Int64[Tensor, "R P k"]) -> Int[Tensor, "RPP kk"]:
+        """Return the table rows of every (row, column) pair of every bin."""
+        width = self.extent[:, 0, None, None]
+        lines = (self.base[:, None, None] + rows * width).int()[:, :, None, :, None]
+        return (lines + cols.int()[:, None, :, None, :]).reshape(-1, rows.shape[-1] * cols.shape[-1])
+
+
+class _Samples(NamedTuple):
+    """Cells that each bin reads along one axis, and their weights, which sum to 1 inside the map."""
+
+    index: Int64[Tensor, "R P k"]
+    weight: Float[Tensor, "R P k"]
+
+
+def _rois_in_cells(
+    pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"], offset: float
+) -> _RoIs:
+    device, dtype = boxes.device, boxes.dtype
+    heights, widths = (torch.tensor(side, device=device) for side in zip(*pyramid.shapes, strict=True))
+    cells = [h * w for h, w in pyramid.shapes]
+    begins = [sum(cells[:i]) * pyramid.num_images for i in range(len(cells))]
+    image = torch.arange(boxes.shape[0], device=device)[:, None]
+    base = torch.tensor(begins, device=device)[levels] + image * torch.tensor(cells, device=device)[levels]
+    scale = torch.tensor([1 / s for s in pyramid.strides], device=device, dtype=dtype)[levels][..., None]
+    corners = (boxes * scale - offset).reshape(-1, 4)
+    extent = torch.stack((widths[levels], heights[levels]), dim=-1).reshape(-1, 2)
+    return _RoIs(corners[:, :2], corners[:, 2:] - corners[:, :2], extent, base.reshape(-1))
+
+
+def _fixed_samples(rois: _RoIs, axis: int, bins: int, samples: int) -> _Samples:
+    """Return 2 · samples entries per bin: the two neighbours of every sampling point."""
+    step = (torch.arange(samples, device=rois.start.device, dtype=rois.start.dtype) + 0.5) / samples
+    position = bilinear.positions(rois.start[:, axis], rois.sides[:, axis], bins, step)
+    index, weight = bilinear.neighbours(position, rois.extent[:, axis, None, None])
+    return _Samples(index.flatten(2), weight.flatten(2) / samples)
+
+
+def _adaptive_samples(rois: _RoIs, axis: int, bins: int, counts: Int64[Tensor, " R"], most: int) -> _Samples:
+    """Return `most` entries per bin: all cells between its first and last, with their summed weights."""
+    samples = counts[:, None, None].to(rois.start.dtype)
+    step = torch.arange(max(most - 2, 1), device=rois.start.device, dtype=rois.start.dtype)
+    position = bilinear.positions(rois.start[:, axis], rois.sides[:, axis], bins, (step + 0.5) / samples)
+    index, weight = bilinear.neighbours(position, rois.extent[:, axis, None, None])
+    weight = weight * (step < samples)[..., None] / samples[..., None]
+    first = index[:, :, 0, 0, None]
+    place = (index.flatten(2) - first).clamp(max=most - 1)
+    summed = torch.zeros(*place.shape[:2], most, dtype=weight.dtype, device=weight.device)
+    summed = summed.scatter_add(2, place, weight.flatten(2))
+    cells = first + torch.arange(most, device=place.device)
+    return _Samples(cells.minimum(rois.extent[:, axis, None, None] - 1), summed)
+
+
+def _weighted_sums(table: Tensor, rois: _RoIs, rows: _Samples, cols: _Samples) -> Float[Tensor, "R PP C"]:
+    index = rois.cells(rows.index, cols.index)
+    weight = rows.weight[:, :, None, :, None] * cols.weight[:, None, :, None, :]
+    sums = _TableSums.apply(table, index, weight.reshape(index.shape).to(table.dtype))
+    return sums.reshape(len(rois.base), -1, table.shape[1])
+
+
+class _TableSums(torch.autograd.Function):
+    """Weighted sums of table rows: out[b] = Σ_k weight[b, k] · table[index[b, k]].
+
+    The gradient is the same kind of sum the other way round, over the bags that read each table row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(index, weight)
+        ctx.rows = table.shape[0]
+        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        index, weight = ctx.saved_tensors
+        readers, order = index.reshape(-1).sort()
+        offsets = torch.searchsorted(readers, torch.arange(ctx.rows, device=index.device, dtype=index.dtype))
+        bags = (order // index.shape[1]).to(index.dtype)
+        weights = weight.reshape(-1)[order]
+        gradient = gradients[0].contiguous()
+        summed = F.embedding_bag(
+            bags, gradient, offsets.to(index.dtype), mode="sum", per_sample_weights=weights
+        )
+        return summed, None, None
+
+
+def _by_size(
+    size: Int64[Tensor, " R"], shapes: Sequence[tuple[int, int]], bins: int, extra: int
+) -> Iterator[tuple[Any, int]]:
+    """Yield (RoIs, cells per bin and axis) for groups of RoIs whose bins are of like size.
+
+    Where shapes must not depend on values there is one group, sized for the largest RoI there can be.
+    """
+    if torch.compiler.is_compiling():
+        yield slice(None), math.ceil(max(max(shape) for shape in shapes) / bins) + extra
+        return
+    lower, upper = -1, 1
+    largest = int(size.max()) if len(size) else 0
+    while lower < largest or lower < 0:
+        group = ((size > lower) & (size <= upper)).nonzero()[:, 0]
+        most = upper + extra
+        for chunk in group.split(max(MAX_ENTRIES // (bins * most) ** 2, 1)):
+            if len(chunk) or largest == 0:
+                yield chunk, most
+        lower, upper = upper, math.ceil(upper * 1.5)
+
+
+def _in_order(parts: list[tuple[Any, Tensor]]) -> Tensor:
+    """Return the parts' rows in the order of the RoIs they were computed for."""
+    if isinstance(parts[0][0], slice):
+        return parts[0][1]
+    place = torch.cat([chunk for chunk, _ in parts])
+    sums = torch.cat([part.reshape(len(chunk), -1, part.shape[-1]) for chunk, part in parts])
+    return sums[place.argsort()]
+
+
+def _as_crops(sums: Tensor, bins: int) -> Float[Tensor, "R C bins bins"]:
+    return sums.reshape(-1, bins, bins, sums.shape[-1]).permute(0, 3, 1, 2)

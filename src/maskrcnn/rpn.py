@@ -1,0 +1,139 @@
+"""Part 2: the Region Proposal Network (Faster R-CNN, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from maskrcnn.anchors import make_anchors
+from maskrcnn.config import AnchorConfig, RPNConfig
+from maskrcnn.layers import init_predictor
+from maskrcnn.matching import draw_sample, match
+from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.nms import nms
+from maskrcnn.stages import stage
+from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
+
+
+class RPNOutput(NamedTuple):
+    """The RPN's answer at every anchor of every level, finest level first; boxes in the input frame."""
+
+    anchors: Float[Tensor, "A 4"]
+    objectness: Float[Tensor, "N A"]
+    deltas: Float[Tensor, "N A 4"]
+    level_sizes: tuple[int, ...]
+    """How many of the A anchors each level has."""
+
+
+class RPN(nn.Module):
+    """A small network slid over the features: at each anchor, is there an object, and where exactly?"""
+
+    def __init__(
+        self, config: RPNConfig, anchors: AnchorConfig, in_channels: int, strides: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.anchor_config = anchors
+        self.strides = dict(strides)
+        widths = [in_channels] + [config.channels] * config.num_convs
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.objectness = nn.Conv2d(config.channels, anchors.per_cell, 1)
+        self.deltas = nn.Conv2d(config.channels, anchors.per_cell * 4, 1)
+        for layer in (*self.convs, self.objectness, self.deltas):
+            init_predictor(layer, std=0.01)
+
+    def forward(self, features: Mapping[str, Float[Tensor, "N C _H _W"]], images: ImageBatch) -> RPNOutput:
+        """Return anchors, objectness logits and box deltas of all levels."""
+        maps = [features[name] for name in self.strides]
+        anchors = make_anchors(
+            self.anchor_config,
+            [(int(m.shape[2]), int(m.shape[3])) for m in maps],
+            list(self.strides.values()),
+            (int(images.tensor.shape[2]), int(images.tensor.shape[3])),
+            images.tensor.device,
+        )
+        heads = [self._head(m) for m in maps]
+        return RPNOutput(
+            stage("anchors", torch.cat(anchors)),
+            stage("rpn_objectness", torch.cat([objectness for objectness, _ in heads], dim=1)),
+            stage("rpn_deltas", torch.cat([deltas for _, deltas in heads], dim=1)),
+            tuple(len(a) for a in anchors),
+        )
+
+    def _head(self, x: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A 4"]]:
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        objectness = self.objectness(x).permute(0, 2, 3, 1).flatten(1)
+        deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4)
+        return objectness.float(), deltas.float()
+
+    def propose(self, output: RPNOutput, images: ImageBatch, training: bool) -> Proposals:
+        """Return the best boxes of each image, near-duplicates removed (Faster R-CNN, section 3.3; FPN, 4.1)."""
+        config = self.config
+        pre_nms, post_nms = config.pre_nms_top_n, config.post_nms_top_n
+        if training:
+            pre_nms, post_nms = config.pre_nms_top_n_training, config.post_nms_top_n_training
+        scores, index = _top_of_each_level(output.objectness.detach(), output.level_sizes, pre_nms)
+        levels, most = index.shape[1:]  # [N, L, most]: levels with fewer anchors repeat their last with −inf
+        flat = index.flatten(1)
+        reference = stage("proposals_before_refinement", output.anchors[flat])
+        deltas = box_ops.gather_rows(output.deltas.detach(), flat)
+        boxes = box_ops.decode(reference, deltas, config.delta_weights, config.max_log_scale)
+        boxes = stage("proposals_before_nms", box_ops.clip(boxes, images.sizes))
+        valid = box_ops.large_enough(boxes, config.min_size) & scores.flatten(1).isfinite()
+        keep = nms(boxes.reshape(-1, most, 4), valid.reshape(-1, most), config.nms_threshold)
+        scores = scores.flatten(1).masked_fill(~keep.reshape(-1, levels * most), float("-inf"))
+        best, order = scores.topk(min(post_nms, levels * most))
+        kept = best.isfinite()
+        return Proposals(
+            stage("proposals", box_ops.gather_rows(boxes, order) * kept[..., None]),
+            stage("proposal_scores", best.sigmoid()),
+            kept,
+        )
+
+    def losses(self, output: RPNOutput, targets: TargetBatch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the losses on objectness and on deltas (Faster R-CNN, equation 1)."""
+        config = self.config
+        anchors = output.anchors.expand(len(targets.boxes), -1, 4)
+        everywhere = torch.ones(anchors.shape[:2], dtype=torch.bool, device=anchors.device)
+        matches = match(anchors, everywhere, targets.boxes, targets.valid, config.matching)
+        stage("matched_gt", matches.matched_gt.masked_fill(~matches.positive, -1))
+        sample = draw_sample(matches, config.matching)
+        logits = box_ops.gather_rows(output.objectness, sample.index)
+        truth = sample.positive.to(logits.dtype)
+        per_anchor = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        count = sample.valid.sum().clamp(min=1)
+        if config.loss.normalizer == "configured":
+            count = torch.full_like(count, config.matching.samples_per_image * len(anchors))
+        objectness = (per_anchor * sample.valid).sum() / count
+
+        gt = box_ops.gather_rows(targets.boxes, box_ops.gather_rows(matches.matched_gt, sample.index))
+        wanted = box_ops.encode(box_ops.gather_rows(anchors, sample.index), gt, config.delta_weights)
+        deltas = box_ops.gather_rows(output.deltas, sample.index)
+        per_box = F.smooth_l1_loss(deltas, wanted, reduction="none", beta=config.loss.beta).sum(-1)
+        return stage("loss_rpn_objectness", objectness), stage(
+            "loss_rpn_box", torch.where(sample.positive, per_box, 0.0).sum() / count
+        )
+
+
+def _top_of_each_level(
+    objectness: Float[Tensor, "N A"], level_sizes: tuple[int, ...], pre_nms: int
+) -> tuple[Float[Tensor, "N L most"], Int64[Tensor, "N L most"]]:
+    """Return the best `pre_nms` anchors of each level, best first, and their indices among all anchors."""
+    most = min(pre_nms, max(level_sizes))
+    scores, indices = [], []
+    begin = 0
+    for size in level_sizes:
+        best, index = objectness[:, begin : begin + size].topk(min(most, size))
+        missing = most - best.shape[1]
+        scores.append(F.pad(best, (0, missing), value=float("-inf")))
+        indices.append(F.pad(index, (0, missing)) + begin)
+        begin += size
+    return torch.stack(scores, dim=1), torch.stack(indices, dim=1)

@@ -1,0 +1,235 @@
+"""The types that cross the network's doors: batches inside it, one object per image outside.
+
+Inside, everything has a fixed shape, so that one program serves eager, compiled and exported runs:
+a batch of images is one tensor, and what differs in number from image to image is padded and marked
+by a boolean `valid`. Outside, `Target` is what a data set gives and `Detections` what `predict` returns.
+
+Letters used in all shape annotations of the package:
+
+    N images · C channels · H, W height and width · A anchors · L pyramid levels · P proposals ·
+    S sampled RoIs · F foreground RoIs · R regions of interest, any kind · D detections ·
+    G ground truths · K classes (background not counted) · M mask side
+
+Boxes are always (x1, y1, x2, y2), absolute pixels, half-open: width = x2 − x1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor
+
+from maskrcnn.errors import InputError
+
+
+class ImageBatch(NamedTuple):
+    """Images as the network sees them: resized, normalised, padded to one size.
+
+    `sizes` is the (height, width) that the image itself fills, in pixels of the input frame, from
+    the top left corner; the rest of each tensor is padding. `original_sizes` is (height, width) of the photo.
+    """
+
+    tensor: Float[Tensor, "N 3 H W"]
+    sizes: Int64[Tensor, "N 2"]
+    original_sizes: Int64[Tensor, "N 2"]
+
+    @classmethod
+    def of(cls, images: Tensor | ImageBatch, size_divisor: int) -> ImageBatch:
+        """Return a prepared tensor as a batch without padding; a batch as it is, once checked.
+
+        Raises:
+            InputError: the tensor is not [N, 3, H, W] of floating point, or a side is not a multiple of the divisor.
+        """
+        batch = images if isinstance(images, ImageBatch) else None
+        tensor = images.tensor if isinstance(images, ImageBatch) else images
+        if not isinstance(tensor, Tensor) or tensor.dim() != 4 or tensor.shape[1] != 3:
+            got = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InputError(
+                f"images must be a prepared tensor [N, 3, H, W] or an ImageBatch; got {got}. For photos, use "
+                "model.predict(photos), or images.prepare(photos, model.config.image)."
+            )
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"images must be normalised floating point; got {tensor.dtype}. images.prepare does that for photos."
+            )
+        height, width = tensor.shape[2:]
+        if height % size_divisor or width % size_divisor:
+            raise InputError(
+                f"images must have sides that are multiples of {size_divisor} (image.size_divisor); got "
+                f"{height} × {width}. images.prepare pads them."
+            )
+        if batch is not None:
+            return batch
+        sizes = torch.tensor([[height, width]], device=tensor.device).expand(len(tensor), 2)
+        return cls(tensor, sizes, sizes)
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """Return the batch on another device."""
+        return ImageBatch(*(t.to(device, non_blocking=True) for t in self))
+
+
+class TargetBatch(NamedTuple):
+    """Ground truth of a batch, padded to the same number G of objects per image (at least 1).
+
+    `boxes` and `masks` are in the input frame. `masks` has height and width 0 for a network without masks.
+    """
+
+    boxes: Float[Tensor, "N G 4"]
+    labels: Int64[Tensor, "N G"]
+    masks: Bool[Tensor, "N G Hm Wm"]
+    valid: Bool[Tensor, "N G"]
+
+    def to(self, device: torch.device | str) -> TargetBatch:
+        """Return the batch on another device."""
+        return TargetBatch(*(t.to(device, non_blocking=True) for t in self))
+
+
+class Proposals(NamedTuple):
+    """Class-agnostic boxes from the RPN, best first, input frame; padded with zeros where not `valid`."""
+
+    boxes: Float[Tensor, "N P 4"]
+    scores: Float[Tensor, "N P"]
+    valid: Bool[Tensor, "N P"]
+
+
+class DetectionBatch(NamedTuple):
+    """Detections of a batch, best first, padded where not `valid`; boxes in the input frame.
+
+    `mask_logits` is the mask of the detected class, still M × M in the frame of its box; 0 × 0 without a mask head.
+    """
+
+    boxes: Float[Tensor, "N D 4"]
+    labels: Int64[Tensor, "N D"]
+    scores: Float[Tensor, "N D"]
+    mask_logits: Float[Tensor, "N D M M"]
+    valid: Bool[Tensor, "N D"]
+
+
+class Losses(NamedTuple):
+    """The losses of the papers, each a scalar; a network without masks gives a zero `mask`."""
+
+    rpn_objectness: Float[Tensor, ""]
+    rpn_box: Float[Tensor, ""]
+    class_: Float[Tensor, ""]
+    box: Float[Tensor, ""]
+    mask: Float[Tensor, ""]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """Return the sum, unweighted as in the papers (Mask R-CNN, section 3)."""
+        return self.rpn_objectness + self.rpn_box + self.class_ + self.box + self.mask
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the losses by the names that logs use."""
+        return {name.rstrip("_"): value for name, value in self._asdict().items()}
+
+
+@dataclass
+class Target:
+    """The ground truth of one image, in the frame of the original photo.
+
+    `crowd` marks regions that hold many objects: they are left out of training, and in evaluation
+    what falls on them counts neither way. `area` is what an annotation file says of the object's size
+    in pixels, for the small/medium/large figures of COCO; without it the mask's own area is used.
+    """
+
+    boxes: Float[Tensor, "G 4"]
+    labels: Int64[Tensor, " G"]
+    masks: Bool[Tensor, "G H W"] | None = None
+    crowd: Bool[Tensor, " G"] | None = None
+    area: Float[Tensor, " G"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def without_crowds(self) -> Target:
+        """Return the target without its crowd regions."""
+        return self if self.crowd is None else self.select(~self.crowd)
+
+    def select(self, index: Tensor) -> Target:
+        """Return the objects that a boolean mask or an index tensor picks."""
+        return Target(**{f.name: _pick(getattr(self, f.name), index) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first, in the frame of the original photo.
+
+    Behaves like a sequence: `len`, iteration, and indexing by a number, a slice, a boolean mask or an
+    index tensor all give `Detections` again.
+
+    Example:
+        >>> d = Detections.empty(image_size=(480, 640), class_names=("cat", "dog"))
+        >>> len(d), d.boxes.shape, d.masks.shape
+        (0, torch.Size([0, 4]), torch.Size([0, 480, 640]))
+    """
+
+    boxes: Float[Tensor, "D 4"]
+    labels: Int64[Tensor, " D"]
+    scores: Float[Tensor, " D"]
+    masks: Bool[Tensor, "D H W"] | None
+    image_size: tuple[int, int]
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        wanted = {"boxes": (n, 4), "labels": (n,), "scores": (n,), "masks": (n, *self.image_size)}
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise InputError(
+                    f"Detections.{name} must have shape {list(shape)} for {n} boxes in an image of "
+                    f"{self.image_size[0]} × {self.image_size[1]} pixels; got {list(value.shape)}."
+                )
+
+    @classmethod
+    def empty(cls, image_size: tuple[int, int], class_names: tuple[str, ...] = ()) -> Detections:
+        """Return no detections for an image of (height, width)."""
+        return cls(
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            scores=torch.zeros(0),
+            masks=torch.zeros(0, *image_size, dtype=torch.bool),
+            image_size=image_size,
+            class_names=class_names,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray[Any, Any] | list[int]) -> Detections:
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"detection {index} of {len(self)}")
+            index = [index]
+        if isinstance(index, np.ndarray):
+            index = torch.from_numpy(index)
+        picked = {name: _pick(getattr(self, name), index) for name in ("boxes", "labels", "scores", "masks")}
+        return replace(self, **picked)
+
+    def __iter__(self) -> Iterator[Detections]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.class_names[i] for i in self.labels.tolist()]
+
+    def above(self, score: float) -> Detections:
+        """Return the detections whose score is at least `score`."""
+        return self[self.scores >= score]
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        found = ", ".join(f"{n} {s:.2f}" for n, s in zip(self.names[:5], self.scores.tolist(), strict=False))
+        more = ", …" if len(self) > 5 else ""
+        return f"Detections({len(self)} in {width} × {height}{': ' if found else ''}{found}{more})"
+
+
+def _pick(value: Shaped[Tensor, "..."] | None, index: Any) -> Any:
+    return None if value is None else value[index]

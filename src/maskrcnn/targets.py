@@ -1,0 +1,361 @@
+"""The door for ground truth: checked with readable errors, resized with its image, batched.
+
+`check_target` refuses what would train without an error but wrongly, such as masks of 0 and 255, boxes
+given as (x, y, width, height) or labels that count the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor
+
+from maskrcnn.errors import InputError, did_you_mean
+from maskrcnn.structures import Target, TargetBatch
+
+G_MULTIPLE = 4
+"""Objects per image are padded to a multiple of this, so that compiled programs meet few shapes."""
+
+BORDER = 1.0
+"""Pixels by which a box may reach over the border of its image; it is then clipped. Annotation tools
+that count the last pixel or round differently exceed it by up to one."""
+
+
+def check_pairs(n_images: int, n_targets: int) -> None:
+    """Raise `InputError` unless there is one target for each image."""
+    if n_images != n_targets:
+        raise InputError(
+            f"targets must hold one target for each image; got {_count(n_targets, 'target')} for "
+            f"{_count(n_images, 'image')}. An image without objects needs a target with no boxes."
+        )
+
+
+def check_target(
+    target: object, image_size: tuple[int, int], num_classes: int, masks: bool, name: str = "targets[0]"
+) -> Target:
+    """Return the ground truth of one image as a `Target` of float32, int64 and bool tensors.
+
+    No object at all is fine. Boxes that exceed the image by up to one pixel are clipped to it.
+
+    Args:
+        target: a `Target`, or a mapping with torchvision's keys: boxes, labels, masks, and optionally
+            iscrowd (or crowd) and area, each a tensor, an array or a list. Other keys are ignored.
+        image_size: (height, width) of the original photo.
+        num_classes: K; labels are 0 to K − 1.
+        masks: whether the network has a mask head; without one, masks are left out.
+        name: what error messages call the target.
+
+    Raises:
+        InputError: something is missing, of the wrong shape or type, or out of range.
+    """
+    given = _given(target, name)
+    photo = f"{name.replace('targets', 'images')}" if "targets" in name else "its image"
+    boxes = _boxes(given, image_size, name, photo)
+    checked = Target(boxes=boxes, labels=_labels(given, len(boxes), num_classes, name))
+    if masks:
+        checked.masks = _masks(given, len(boxes), image_size, name, photo)
+    if "crowd" in given:
+        crowd = _tensor(given, "crowd", name)
+        _one_per_box(crowd, len(boxes), f"{name}.crowd", "bool")
+        checked.crowd = crowd.bool()
+    if "area" in given:
+        area = _tensor(given, "area", name)
+        _one_per_box(area, len(boxes), f"{name}.area", "float32")
+        checked.area = area.float()
+    return checked
+
+
+def _given(target: object, name: str) -> dict[str, Any]:
+    """Return what is there of boxes, labels, masks, crowd and area."""
+    if isinstance(target, Target):
+        values: Mapping[Any, Any] = {f.name: getattr(target, f.name) for f in fields(target)}
+    elif isinstance(target, Mapping):
+        values = target
+    else:
+        hint = ""
+        if isinstance(target, (list, tuple)) and target and isinstance(target[0], Mapping):
+            hint = " Put the boxes of all objects of an image in one tensor [G, 4]."
+        raise InputError(
+            f"{name} must be a Target or a mapping with boxes, labels and masks; "
+            f"got {type(target).__name__}.{hint}"
+        )
+    given = {
+        key: values[key] for key in ("boxes", "labels", "masks", "area") if values.get(key) is not None
+    }
+    crowd = values.get("crowd") if values.get("crowd") is not None else values.get("iscrowd")
+    if crowd is not None:
+        given["crowd"] = crowd
+    for key, what in {"boxes": "float32 [G, 4], (x1, y1, x2, y2) in pixels", "labels": "int64 [G]"}.items():
+        if key not in given:
+            there = [str(k) for k in values]
+            near = [] if key in values else did_you_mean(key, there).split("'")
+            hint = f" If {near[1]} holds them, rename it." if len(near) > 1 else ""
+            found = ", ".join(there) or "nothing"
+            raise InputError(f"{name}.{key} is missing; it must be {what}; there is: {found}.{hint}")
+    return given
+
+
+def _tensor(given: Mapping[str, Any], key: str, name: str) -> Shaped[Tensor, "..."]:
+    value = given[key]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) for v in value):
+        same = len({v.shape for v in value}) == 1
+        value = torch.stack(list(value)) if same else [v.tolist() for v in value]
+    if isinstance(value, Tensor):
+        return value.detach()
+    rule = f"{name}.{key} must be a tensor or an array of numbers"
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{rule}; got {type(value).__name__} whose rows differ in length.") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{rule}; got {type(value).__name__} of {array.dtype.name}.")
+    # torch takes neither foreign byte orders nor read-only arrays, and computes little on uint16 and up.
+    wide = array.dtype.kind == "u" and array.itemsize > 1
+    array = array.astype(np.int64 if wide else array.dtype.newbyteorder("="), order="C", copy=False)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _boxes(
+    given: Mapping[str, Any], image_size: tuple[int, int], name: str, photo: str
+) -> Float[Tensor, "G 4"]:
+    boxes = _tensor(given, "boxes", name)
+    if boxes.numel() == 0 and boxes.shape in ((0,), (0, 4), (1, 0)):
+        return torch.zeros(0, 4, device=boxes.device)
+    rule = f"{name}.boxes must be float32 [G, 4], (x1, y1, x2, y2) in pixels"
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        hint = " For a single box pass boxes[None]." if tuple(boxes.shape) == (4,) else ""
+        raise InputError(f"{rule}; got {_kind(boxes)}.{hint}")
+    if boxes.dtype == torch.bool or boxes.is_complex():
+        raise InputError(f"{rule}; got {_kind(boxes)}.")
+    boxes = boxes.float()
+    height, width = image_size
+    _check_values(boxes, image_size, name, photo)
+    limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=boxes.device)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def _check_values(boxes: Float[Tensor, "G 4"], image_size: tuple[int, int], name: str, photo: str) -> None:
+    height, width = image_size
+    whole = torch.equal(boxes, boxes.round())
+    if not whole and bool(((boxes >= 0) & (boxes <= 1)).all()) and max(image_size) > 1:
+        raise InputError(
+            f"{name}.boxes must be in pixels of {photo}; got values from {boxes.min():.4g} to "
+            f"{boxes.max():.4g}. They look normalised; multiply x by {width} and y by {height}."
+        )
+    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        where, got = f"{name}.boxes[{i}]", f"got ({', '.join(f'{v:.6g}' for v in (x1, y1, x2, y2))})"
+        if not np.isfinite((x1, y1, x2, y2)).all():
+            raise InputError(
+                f"{where} must be four finite numbers; {got}. Drop the object or repair its box."
+            )
+        if x2 < x1 or y2 < y1:
+            _refuse(where, "satisfy x1 < x2 and y1 < y2", got, _XYWH)
+        if x1 == x2 or y1 == y2:
+            _refuse(where, "satisfy x1 < x2 and y1 < y2", got, "Its area is zero; drop the object.")
+        inside = x1 >= -BORDER and y1 >= -BORDER and x2 <= width + BORDER and y2 <= height + BORDER
+        if not inside or min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
+            rule = f"lie inside {photo}, {width} pixels wide and {height} high"
+            swapped = x2 <= height and y2 <= width and min(x1, y1) >= 0
+            fits = min(x1, y1) >= 0 and x1 < width and y1 < height
+            cause = (
+                "x and y look swapped."
+                if swapped
+                else "Clip it, or check that it belongs to this image and its size."
+            )
+            _refuse(where, rule, got, cause if swapped or not fits else f"{cause} {_XYWH}")
+
+
+_XYWH = "If this is (x, y, width, height), convert with xywh_to_xyxy."
+
+
+def _refuse(where: str, rule: str, got: str, hint: str) -> NoReturn:
+    raise InputError(f"{where} must {rule}; {got}. {hint}")
+
+
+def _labels(given: Mapping[str, Any], count: int, num_classes: int, name: str) -> Int64[Tensor, " G"]:
+    labels = _tensor(given, "labels", name)
+    if labels.numel() == 0 and count == 0:
+        return torch.zeros(0, dtype=torch.int64, device=labels.device)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        hint = (
+            "Convert with labels.to(torch.int64)." if labels.is_floating_point() else "Pass class numbers."
+        )
+        raise InputError(f"{name}.labels must be integers, int64 [{count}]; got {_kind(labels)}. {hint}")
+    _one_per_box(labels, count, f"{name}.labels", "int64")
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        label = int(labels[i])
+        hint = " Leave the object out if it has no class." if label < 0 else ""
+        if label == num_classes and not bool((labels == 0).any()):
+            hint = " If your labels count from 1, subtract 1."
+        allowed = "0" if num_classes == 1 else f"0 to {num_classes - 1}"
+        raise InputError(
+            f"{name}.labels[{i}] must be {allowed} for {_count(num_classes, 'class')}; got {label}. "
+            f"Labels are 0-based and background is not a class.{hint}"
+        )
+    return labels.long()
+
+
+def _masks(
+    given: Mapping[str, Any], count: int, image_size: tuple[int, int], name: str, photo: str
+) -> Bool[Tensor, "G H W"]:
+    height, width = image_size
+    if "masks" not in given:
+        if count == 0:
+            return torch.zeros(0, height, width, dtype=torch.bool)
+        raise InputError(
+            f"{name}.masks is missing, and this network learns masks; it must be bool "
+            f"[{count}, {height}, {width}]. For boxes alone, configure the network with masks=False."
+        )
+    masks = _tensor(given, "masks", name)
+    if count == 0 and masks.numel() == 0:
+        return torch.zeros(0, height, width, dtype=torch.bool, device=masks.device)
+    if tuple(masks.shape) != (count, height, width):
+        raise InputError(
+            f"{name}.masks must be bool [{count}, {height}, {width}], {_word(count)} like its boxes and "
+            f"the size of {photo}; got {_kind(masks)}.{_shape_hint(tuple(masks.shape), count, image_size)}"
+        )
+    if masks.dtype != torch.bool:
+        _check_binary(masks, f"{name}.masks")
+    return masks.bool()
+
+
+def _shape_hint(shape: tuple[int, ...], count: int, image_size: tuple[int, int]) -> str:
+    height, width = image_size
+    if shape == (count, 1, height, width):
+        return " Drop the channel axis with masks.squeeze(1)."
+    if shape == (count, width, height):
+        return " Height and width look swapped."
+    if shape == (height, width, count):
+        return " It looks like [H, W, G]; pass masks.transpose(2, 0, 1), or permute(2, 0, 1) of a tensor."
+    if shape == (height, width):
+        return " For a single mask pass masks[None]; for numbered objects make one mask of each number."
+    if len(shape) == 3 and shape[1:] == image_size:
+        be = "is" if shape[0] == 1 else "are"
+        return f" There {be} {_count(shape[0], 'mask')} for {_count(count, 'box')}."
+    if len(shape) == 3 and shape[0] == count:
+        return " Masks must be in the frame of the photo, as the boxes are; resize neither beforehand."
+    return ""
+
+
+def _check_binary(masks: Shaped[Tensor, "G H W"], where: str) -> None:
+    if not masks.is_floating_point() and masks.min() >= 0 and masks.max() <= 1:
+        return
+    other = masks[(masks != 0) & (masks != 1)]
+    if len(other) == 0:
+        return
+    high = other.max().item()
+    if high == 255:
+        hint = "It looks like a picture of 0 and 255; pass masks > 127."
+    elif masks.is_floating_point():
+        hint = "If these are probabilities, pass masks >= 0.5."
+    else:
+        hint = "If the values number the objects, make one mask of each: ids == number."
+    raise InputError(
+        f"{where} must be bool, or hold only 0 and 1; got {_kind(masks)} with the value {high:.6g}. {hint}"
+    )
+
+
+def _one_per_box(value: Shaped[Tensor, "..."], count: int, where: str, dtype: str) -> None:
+    if tuple(value.shape) == (count,):
+        return
+    hint = ""
+    if tuple(value.shape) == (count, 1):
+        hint = f" Drop the last axis with {where.rsplit('.', 1)[-1]}.squeeze(1)."
+    elif value.ndim == 1:
+        hint = f" There {'is' if len(value) == 1 else 'are'} {len(value)} for {_count(count, 'box')}."
+    raise InputError(
+        f"{where} must be {dtype} [{count}], {_word(count)} like its boxes; got {_kind(value)}.{hint}"
+    )
+
+
+def _kind(value: Shaped[Tensor, "..."]) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+def _word(count: int) -> str:
+    words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[count] if count < len(words) else str(count)
+
+
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def resize_target(
+    target: Target,
+    original: tuple[int, int],
+    size: tuple[int, int],
+    resize: Literal["pil", "float"] = "float",
+) -> Target:
+    """Return the target in the frame of its resized image.
+
+    Boxes are scaled by each axis' own ratio; masks take the nearest pixel. Areas stay those of the photo.
+
+    Args:
+        target: in the frame of the photo.
+        original: (height, width) of the photo.
+        size: (height, width) of the resized image.
+        resize: `ImageConfig.resize`. `float` takes the pixel at floor(i · old / new), as torch's nearest
+            does (torchvision), `pil` the one at floor((i + ½) · old / new), as Pillow's does (Detectron2).
+    """
+    (old_h, old_w), (new_h, new_w) = original, size
+    x, y = new_w / old_w, new_h / old_h
+    boxes = target.boxes * target.boxes.new_tensor([x, y, x, y])
+    masks = target.masks
+    if masks is not None and original != size:
+        rows = _nearest(old_h, new_h, resize).to(masks.device)
+        columns = _nearest(old_w, new_w, resize).to(masks.device)
+        masks = masks.index_select(1, rows).index_select(2, columns)
+    return replace(target, boxes=boxes, masks=masks)
+
+
+def _nearest(old: int, new: int, resize: Literal["pil", "float"]) -> Int64[Tensor, " new"]:
+    """Return which of `old` pixels each of `new` pixels takes, to the last bit as the two libraries do."""
+    if resize == "pil":
+        step = old / new
+        index = np.floor(np.cumsum(np.array([step * 0.5] + [step] * (new - 1))))  # Pillow adds up, too.
+    else:
+        index = np.floor(np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new)))
+    return torch.from_numpy(np.minimum(index.astype(np.int64), old - 1))
+
+
+def batch_targets(targets: Sequence[Target], padded_size: tuple[int, int], masks: bool) -> TargetBatch:
+    """Return targets in the input frame, without crowds, padded to one number of objects.
+
+    Args:
+        targets: what `resize_target` returned.
+        padded_size: (height, width) of the images' tensor.
+        masks: whether masks are wanted; without, they have height and width 0.
+
+    Raises:
+        InputError: there is no target, or one has objects and no masks although masks are wanted.
+    """
+    if not targets:
+        raise InputError("targets must hold at least one target; got none.")
+    targets = [t.without_crowds() for t in targets]
+    most = max(1, *(len(t) for t in targets))
+    N, G = len(targets), -(-most // G_MULTIPLE) * G_MULTIPLE
+    height, width = padded_size if masks else (0, 0)
+    first = targets[0].boxes
+    batch = TargetBatch(
+        boxes=first.new_zeros(N, G, 4),
+        labels=first.new_zeros(N, G, dtype=torch.int64),
+        masks=first.new_zeros(N, G, height, width, dtype=torch.bool),
+        valid=first.new_zeros(N, G, dtype=torch.bool),
+    )
+    for n, target in enumerate(targets):
+        g = len(target)
+        batch.boxes[n, :g], batch.labels[n, :g], batch.valid[n, :g] = target.boxes, target.labels, True
+        if masks and g:
+            if target.masks is None:
+                raise InputError(f"targets[{n}].masks is missing; a network with masks learns from them.")
+            batch.masks[n, :g, : target.masks.shape[1], : target.masks.shape[2]] = target.masks
+    return batch

@@ -1,0 +1,7 @@
+"""Weights files: ours (weights, configuration and class names in one), and other implementations'."""
+
+from __future__ import annotations
+
+from maskrcnn.weights.files import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,190 @@
+"""Reading and writing weights. Nothing here runs code found in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from maskrcnn.config import Config
+from maskrcnn.errors import CheckpointError, ConfigError, WriteError, os_reason
+from maskrcnn.weights import torchvision
+
+if TYPE_CHECKING:
+    from maskrcnn.model import MaskRCNN
+
+Format = Literal["maskrcnn", "torchvision"]
+METADATA_KEY = "maskrcnn.config"
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray[Any, Any]],
+    format: Format | None = None,
+    class_names: Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> MaskRCNN:
+    """Return the network that a weights file describes, in eval mode, on the CPU.
+
+    Args:
+        source: our `.safetensors`, a torchvision `.pth`, or a mapping from tensor names to tensors.
+        format: which implementation wrote it; recognised by the names of its tensors if not given.
+        class_names: names for its classes, background not counted; needed where the file has none.
+        overrides: dotted configuration fields that the file does not tell, as `{"backbone.norm_eps": 0.0}`.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its tensors do not fit together.
+        ConfigError: an override is unknown or out of range.
+    """
+    from maskrcnn.model import MaskRCNN
+
+    name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
+    tensors, metadata = (_as_tensors(source), {}) if isinstance(source, Mapping) else _read(Path(source))
+    format = format or _recognise(tensors, metadata, name)
+    if format == "torchvision":
+        config, tensors = torchvision.convert(tensors, class_names, name)
+    elif METADATA_KEY not in metadata:
+        raise CheckpointError(f"{name} holds no configuration: it was not written by maskrcnn's save.")
+    else:
+        config = _stored_config(metadata[METADATA_KEY], class_names, name)
+    model = MaskRCNN(config.replace(overrides or {}))
+    _fill(model, tensors, name)
+    return model.eval()
+
+
+def save(model: MaskRCNN, path: str | os.PathLike[str]) -> None:
+    """Write weights, configuration and class names into one safetensors file.
+
+    The file appears whole or not at all: it is written beside its place and then moved there.
+
+    Raises:
+        WriteError: the folder cannot be written, or the disk is full.
+    """
+    write_tensors(path, model.state_dict(), {METADATA_KEY: model.config.to_json()})
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically; an existing file stays until the new one is complete."""
+    path = Path(path)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as e:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        reason = os_reason(path, e) if isinstance(e, OSError) else f"{path}: {e}"
+        raise WriteError(f"Cannot write {reason}. What was there before is unchanged.") from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not safetensors.
+    """
+    try:
+        with open(path, "rb") as f:
+            head = f.read(8)
+            size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 2 <= size <= 100_000_000:
+                raise CheckpointError(f"{path} is not a safetensors file, or it is cut short.")
+            metadata = json.loads(f.read(size)).get("__metadata__", {})
+        return load_file(path), metadata
+    except OSError as e:
+        raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
+    except (SafetensorError, ValueError, AttributeError) as e:
+        if isinstance(e, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged or cut short: {e}.") from None
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as e:
+        raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
+    except Exception as e:  # noqa: BLE001  # whatever a damaged or hostile pickle provokes
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as tensors alone: {reason} Only files of plain tensors are loaded, since "
+            "a pickle with anything else could run code."
+        ) from None
+    for key in ("model", "state_dict"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{path} does not hold a mapping from names to tensors.")
+    return dict(loaded), {}
+
+
+def _as_tensors(source: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {k: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for k, v in source.items()}
+
+
+def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> Format:
+    if METADATA_KEY in metadata:
+        return "maskrcnn"
+    if torchvision.recognises(tensors):
+        return "torchvision"
+    some = ", ".join(list(tensors)[:3])
+    raise CheckpointError(
+        f"{name} is of no known format (maskrcnn, torchvision); its tensors are called {some}, … "
+        "Give format=... if you know it."
+    )
+
+
+def _stored_config(text: str, class_names: Sequence[str] | None, name: str) -> Config:
+    try:
+        config = Config.from_json(text)
+    except ConfigError as e:
+        raise CheckpointError(f"{name} holds a configuration this version does not understand: {e}") from None
+    if class_names is None:
+        return config
+    if len(class_names) != config.num_classes:
+        raise CheckpointError(
+            f"{name} has {config.num_classes} classes ({', '.join(config.class_names)}); class_names has "
+            f"{len(class_names)}."
+        )
+    return config.replace({"class_names": tuple(class_names)})
+
+
+def _fill(model: MaskRCNN, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Put tensors into the model; every one must fit and none may be missing."""
+    wanted = model.state_dict()
+    missing = [k for k in wanted if k not in tensors]
+    unknown = [k for k in tensors if k not in wanted]
+    shapes = [
+        f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
+        for k, v in wanted.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    for problem, items in (("lacks", missing), ("has unknown tensors", unknown), ("does not fit", shapes)):
+        if items:
+            more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+            raise CheckpointError(f"{name} {problem}: {', '.join(items[:3])}{more}.")
+    model.load_state_dict(dict(tensors))
