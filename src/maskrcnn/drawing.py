@@ -244,7 +244,7 @@ def _missing(font: ImageFont.FreeTypeFont, characters: str) -> int:
     return sum(bytes(font.getmask(c)) == unknown for c in characters)
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+def _shortened(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
     if font.getlength(text) <= room:
         return text
     while len(text) > 1 and font.getlength(text + "...") > room:

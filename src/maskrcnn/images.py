@@ -12,12 +12,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -162,7 +161,7 @@ def _upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(image.convert("RGB"))
 
 
-def _from_16_bit(pixels: np.ndarray[Any, Any]) -> UInt8[np.ndarray, "..."]:
+def _from_16_bit(pixels: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Return 16-bit pixels as 8-bit ones; 65535 / 255 = 257, exactly."""
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
@@ -182,7 +181,7 @@ def _rgb(pixels: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
     return ((pixels[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _load_array(array: np.ndarray[Any, Any], name: str) -> UInt8[np.ndarray, "H W 3"]:
+def _load_array(array: Shaped[np.ndarray, "..."], name: str) -> UInt8[np.ndarray, "H W 3"]:
     got = f"got {array.dtype} {list(array.shape)}"
     rule = f"{name} must be a uint8 array [H, W, 3] of RGB pixels"
     if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
@@ -355,13 +354,15 @@ def batch_images(
     return ImageBatch(tensor, torch.tensor(sizes), torch.tensor([tuple(s) for s in original_sizes]))
 
 
-def prepare(images: Sequence[ImageLike], config: ImageConfig) -> ImageBatch:
+def prepare(images: Sequence[ImageLike], config: ImageConfig, first: int = 0) -> ImageBatch:
     """Return pictures of any kind and size as one batch for the network.
+
+    `first` is the number of the first image in error messages, for a batch out of a longer list.
 
     Raises:
         ImageFileError: a file cannot be read as an image.
         InputError: `images` is empty, or one of them has the wrong shape, type or values.
     """
-    loaded = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
+    loaded = [load_image(image, f"images[{i}]") for i, image in enumerate(images, first)]
     original_sizes = [(p.shape[0], p.shape[1]) for p in loaded]
     return batch_images([prepare_image(p, config) for p in loaded], original_sizes, config)

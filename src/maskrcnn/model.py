@@ -176,7 +176,7 @@ class MaskRCNN(nn.Module):
         run = _bucket(found.valid)
         logits = self.masks(pyramid, found.boxes[:, :run])
         own = of_class(logits, found.labels[:, :run].flatten())
-        own = own.reshape(len(found.boxes), run, *own.shape[1:])
+        own = own.reshape(len(found.boxes), run, *own.shape[1:]) * found.valid[:, :run, None, None]
         return nn.functional.pad(own, (0, 0, 0, 0, 0, slots - run))
 
     def _mask_loss(self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch) -> Float[Tensor, ""]:

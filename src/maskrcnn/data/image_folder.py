@@ -24,12 +24,12 @@ def find_images_folder(annotation_file: Path, file_names: Sequence[str]) -> Path
     names = dict.fromkeys(
         ["images", "../images", ".", stem, f"../{stem}", short, f"../{short}", f"../images/{short}", ".."]
     )
-    folders = [parent / name for name in names]
+    folders = [Path(os.path.normpath(parent / name)) for name in names]
     probes = file_names[:PROBES]
     hits = [sum(os.path.isfile(image_path(folder, name)) for name in probes) for folder in folders]
     if max(hits) == 0:
         looked = "\n".join(
-            f"  {folder.resolve()}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders
+            f"  {folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders
         )
         raise DatasetError(
             f"{annotation_file}: its images, such as {file_names[0]!r}, are not found; pass images_folder. "
