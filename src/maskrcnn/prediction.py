@@ -30,7 +30,7 @@ def predict(
     try:
         with torch.inference_mode():
             for start in range(0, len(several), batch_size):
-                batch = prepare(several[start : start + batch_size], model.config.image).to(model.device)
+                batch = prepare(several[start : start + batch_size], model.config.image, first=start).to(model.device)
                 found += unbatch(model(batch), batch, model.config, score_threshold)
     finally:
         model.train(was_training)

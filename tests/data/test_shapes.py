@@ -59,7 +59,7 @@ def test_there_are_one_to_four_objects_of_every_class(shapes: ShapesDataset) -> 
     assert {int(k) for _, target in shapes for k in target.labels} == {0, 1, 2}
 
 
-def test_sizes_are_those_of_the_paper_of_shapes(shapes: ShapesDataset) -> None:
+def test_objects_are_a_seventh_to_two_fifths_of_the_image(shapes: ShapesDataset) -> None:
     sides = torch.cat([t.boxes[:, 2:] - t.boxes[:, :2] for _, t in shapes])
     assert sides.max() <= 50
     assert sides.max(dim=1).values.median() >= 18

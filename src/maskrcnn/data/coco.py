@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
 
     Category ids may have gaps: labels are 0 … K − 1 in order of category id, and `category_ids[label]`
     leads back. Faulty annotations are left out, and `problems` says why, one sentence each.
-    Masks stay in memory as the file writes them and are drawn when an item is asked for.
+    Masks stay in memory as polygons or run lengths and are drawn when an item is asked for.
 
     Args:
         annotation_file: JSON with polygons or run lengths (RLE), compressed or not.
@@ -46,7 +46,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         *,
         masks: bool = True,
         keep_empty: bool = True,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: str = "warn",
     ) -> None:
         if on_error not in ("warn", "raise"):
             raise InputError(f"on_error must be 'warn' or 'raise'; got {on_error!r}.")
@@ -129,7 +129,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
             return [(o, None) for o in self._objects[index]]
         image = self._images[index]
         drawn: list[tuple[CocoObject, RLE | None]] = []
-        for o in list(self._objects[index]):
+        for o in self._objects[index]:
             rle = to_rle(o.segmentation, image.height, image.width)
             if rle_area(rle):
                 drawn.append((o, rle))
@@ -141,7 +141,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         problem = f"{o.name}: its polygon covers no pixel."
         if self.on_error == "raise":
             raise DatasetError(f"{self.annotation_file}: {problem}")
-        self._objects[index].remove(o)
+        self._objects[index] = [other for other in self._objects[index] if other is not o]
         self.problems.append(problem)
         logger.warning("%s: %s It is left out.", self.annotation_file, problem)
 

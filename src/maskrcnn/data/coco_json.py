@@ -16,6 +16,7 @@ import numpy as np
 from maskrcnn.data.segmentation import (
     AnnotationError,
     check_segmentation,
+    compact,
     numbers,
     rle_area,
     rle_box,
@@ -275,7 +276,8 @@ def _object(name: str, raw: dict[str, Any], image: CocoImage, label: int, masks:
             if segmentation is None
             else rle_area(to_rle(segmentation, image.height, image.width))
         )
-    return CocoObject(name, label, box, segmentation, bool(crowd), float(area))
+    kept = None if segmentation is None else compact(segmentation)
+    return CocoObject(name, label, box, kept, bool(crowd), float(area))
 
 
 def _checked_box(bbox: object, image: CocoImage) -> tuple[float, float, float, float]:
@@ -302,8 +304,8 @@ def _checked_box(bbox: object, image: CocoImage) -> tuple[float, float, float, f
 def clipped_box(bbox: tuple[float, float, float, float], image: CocoImage) -> list[float]:
     """Return (x1, y1, x2, y2) inside the image, at the precision that a target keeps."""
     x, y, w, h = bbox
-    corners = np.array([x, y, x + w, y + h], np.float32)
-    return corners.clip(0, [image.width, image.height] * 2).tolist()
+    x1, y1, x2, y2 = np.array([x, y, x + w, y + h], np.float32).tolist()
+    return [max(x1, 0.0), max(y1, 0.0), min(x2, float(image.width)), min(y2, float(image.height))]
 
 
 def _name(part: str, position: int, raw: dict[str, Any]) -> str:

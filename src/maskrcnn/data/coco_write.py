@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from maskrcnn.errors import WriteError, os_reason
 from maskrcnn.structures import Target
 
 
+@runtime_checkable
 class Labelled(Sized, Protocol):
     """A data set: class names, a length, and items of a uint8 RGB image and its target."""
 
@@ -22,7 +23,7 @@ class Labelled(Sized, Protocol):
     def class_names(self) -> tuple[str, ...]:
         """The name of each label."""
 
-    def __getitem__(self, index: int, /) -> tuple[np.ndarray[Any, Any], Target]:
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, Target]:
         """Return an image and its target, in the frame of the original photo."""
 
 

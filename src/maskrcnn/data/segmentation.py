@@ -9,6 +9,7 @@ they are one string with about two characters per run.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,16 +61,15 @@ def check_segmentation(segmentation: object, height: int, width: int) -> None:
         )
     thin = True
     for k, polygon in enumerate(segmentation):
-        points = _points(
-            polygon, f"polygon {k + 1}" if len(segmentation) > 1 else "its polygon", height, width
-        )
-        inside = points.clip(0, [width, height])
-        thin &= bool((np.ptp(inside, axis=0) < 1).any())
+        name = f"polygon {k + 1}" if len(segmentation) > 1 else "its polygon"
+        x1, y1, x2, y2 = _extent(polygon, name, height, width)
+        thin &= min(x2, width) - max(x1, 0) < 1 or min(y2, height) - max(y1, 0) < 1
     if thin and not mask_utils.area(to_rle(segmentation, height, width)):
         raise AnnotationError("its polygon covers no pixel of the image")
 
 
-def _points(polygon: object, name: str, height: int, width: int) -> Float64[np.ndarray, "P 2"]:
+def _extent(polygon: object, name: str, height: int, width: int) -> tuple[float, float, float, float]:
+    """Return the box (x1, y1, x2, y2) around a polygon, which may reach a little over the edge."""
     values = numbers(polygon)
     if values is None:
         raise AnnotationError(f"{name} must be a list of numbers")
@@ -79,12 +79,13 @@ def _points(polygon: object, name: str, height: int, width: int) -> Float64[np.n
         raise AnnotationError(
             f"{name} has {len(values) // 2} point{'s' * (len(values) != 2)}; it needs at least 3"
         )
-    if not np.isfinite(values).all():
+    x, y = values[0::2], values[1::2]
+    x1, y1, x2, y2 = float(x.min()), float(y.min()), float(x.max()), float(y.max())
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):  # one NaN makes both ends NaN
         raise AnnotationError(f"{name} has a coordinate that is NaN or infinite")
-    points = values.reshape(-1, 2)
-    if (points < [-width, -height]).any() or (points > [2 * width, 2 * height]).any():
+    if x1 < -width or y1 < -height or x2 > 2 * width or y2 > 2 * height:
         raise AnnotationError(f"{name} reaches far outside the image of {width} × {height} pixels")
-    return points
+    return x1, y1, x2, y2
 
 
 def _run_lengths(rle: dict[Any, Any], height: int, width: int) -> Int64[np.ndarray, " R"]:
@@ -137,11 +138,21 @@ def _uncompressed(text: str) -> Int64[np.ndarray, " R"]:
     return runs
 
 
+def compact(segmentation: Any) -> Any:
+    """Return a checked segmentation with its polygons as arrays, a quarter the size of lists of numbers.
+
+    Arrays also stay shared with worker processes, while a list is copied as soon as it is read.
+    """
+    if isinstance(segmentation, dict):
+        return segmentation
+    return [np.asarray(polygon, np.float64) for polygon in segmentation]
+
+
 def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     """Return a checked segmentation as one compressed RLE."""
     if isinstance(segmentation, list):
-        rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        return _text(rle)
+        polygons = [list(polygon) for polygon in segmentation]
+        return _text(mask_utils.merge(mask_utils.frPyObjects(polygons, height, width)))
     runs = _run_lengths(segmentation, height, width)
     # Some tools write runs of length 0; on two of them pycocotools' IoU stops too early.
     clean = bool(runs[1:].all())

@@ -2,5 +2,6 @@
 
 from maskrcnn.evaluation.coco_ap import CocoEvaluator, coco_results
 from maskrcnn.evaluation.result import FIGURES, EvaluationResult
+from maskrcnn.evaluation.run import evaluate
 
-__all__ = ["FIGURES", "CocoEvaluator", "EvaluationResult", "coco_results"]
+__all__ = ["FIGURES", "CocoEvaluator", "EvaluationResult", "coco_results", "evaluate"]

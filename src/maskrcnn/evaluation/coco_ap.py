@@ -241,7 +241,7 @@ def _entries(detections: Detections, masks: bool) -> list[Entry]:
 
 def _area(entry: Entry, kind: str, box_area: float) -> float:
     """Return the size by which a detection is small, medium or large: that of what is measured."""
-    return rle_area(entry["segmentation"]) if kind == "segm" else box_area
+    return float(rle_area(entry["segmentation"])) if kind == "segm" else box_area
 
 
 def _figure(value: float) -> float | None:
@@ -249,7 +249,7 @@ def _figure(value: float) -> float | None:
     return float(value) if value >= 0 else None
 
 
-def _mean(precision: np.ndarray[Any, Any]) -> float | None:
+def _mean(precision: np.ndarray) -> float | None:
     return float(precision.mean()) if precision.min() >= 0 else None
 
 

@@ -1,0 +1,90 @@
+"""The commands' common frame: help, exit status, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from maskrcnn import __version__
+from maskrcnn.cli.demo import demo
+from maskrcnn.cli.evaluate import evaluate
+from maskrcnn.cli.predict import predict
+from maskrcnn.cli.train import train
+from maskrcnn.errors import CheckpointError, ConfigError, DatasetError, ImageFileError, InputError, MaskRCNNError
+
+FAILED, ASKED_WRONGLY, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    help="Mask R-CNN that you can run, train, ship and see through.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Mask R-CNN that you can run, train, ship and see through."""
+    if version:
+        typer.echo(f"maskrcnn {__version__}")
+        raise typer.Exit
+
+
+for command in (demo, train, evaluate, predict):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, 1 (it failed) or 2 (it was asked wrongly)."""
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
+    )
+    try:
+        result: Any = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except MaskRCNNError as e:
+        _complain(console, str(e))
+        wrong = (ConfigError, InputError, DatasetError, CheckpointError, ImageFileError)
+        return ASKED_WRONGLY if isinstance(e, wrong) else FAILED
+    except (KeyboardInterrupt, typer.Abort, click.Abort):
+        console.print("Stopped.")
+        return INTERRUPTED
+    except MemoryError as e:
+        _complain(console, f"Out of memory: {e}. A smaller batch size or image.max_size needs less.")
+        return FAILED
+    except Exception as e:
+        return _usage_or_raise(console, e)
+
+
+def _usage_or_raise(console: Console, error: Exception) -> int:
+    """Show what was wrong with the command line; let any other error, which is a bug, pass."""
+    if not hasattr(error, "format_message"):
+        if type(error).__name__ == "OutOfMemoryError":
+            _complain(console, f"{str(error).splitlines()[0]} A smaller batch size or image.max_size needs less.")
+            return FAILED
+        raise error
+    message = error.format_message()
+    if message:
+        _complain(console, message)
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            console.print(f"Try '{context.command_path} --help'.", highlight=False)
+    return int(getattr(error, "exit_code", ASKED_WRONGLY))
+
+
+def _complain(console: Console, message: str) -> None:
+    console.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)

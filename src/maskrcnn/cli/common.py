@@ -1,0 +1,71 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from maskrcnn.errors import ConfigError, InputError
+from maskrcnn.model import MaskRCNN
+from maskrcnn.progress import Reporter
+from maskrcnn.weights import load
+
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", show_default=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, only warnings and results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration field, as `image.min_size=512`. Repeatable."),
+]
+
+
+def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
+    """Return dotted fields and values; a value is read as JSON, or else is text."""
+    values: dict[str, Any] = {}
+    for item in given or ():
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes KEY=VALUE, as image.min_size=512; got {item!r}.")
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            values[key] = text
+    return values
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device of this name, or the best there is.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(f"--device {name} cannot be used here: {str(e).splitlines()[0]}") from None
+    return device
+
+
+def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None = None) -> MaskRCNN:
+    """Return the network of a weights file on a device."""
+    if not weights.exists():
+        raise InputError(f"There is no weights file {weights}.")
+    chosen = choose_device(device)
+    return load(weights, overrides=parse_overrides(overrides)).to(chosen)
+
+
+def reporter(quiet: bool) -> Reporter:
+    """Return where commands report to: standard error."""
+    return Reporter(quiet=quiet)

@@ -1,0 +1,55 @@
+"""`maskrcnn evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, reporter
+from maskrcnn.data.open import open_dataset
+from maskrcnn.errors import DatasetError, WriteError, os_reason
+from maskrcnn.evaluation import evaluate as measure
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A COCO JSON file, a folder with annotations/val.json, or `shapes`.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; looked for near the annotations by default.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which annotations of a folder: val, train, test.")] = "val",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the figures to this JSON file.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 1,
+    overrides: Overrides = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure box and mask AP, as COCO does.
+
+    Example: `maskrcnn evaluate runs/photos/best.safetensors photos/ --split val`
+    """
+    model = load_on(weights, device, overrides)
+    dataset = open_dataset(data, split, images, masks=model.config.masks)
+    if dataset.class_names != model.config.class_names:
+        raise DatasetError(
+            f"{data} has the classes {', '.join(dataset.class_names)}; {weights} knows {', '.join(model.config.class_names)}."
+        )
+    result = measure(model, dataset, batch_size, reporter(quiet))
+    if output is not None:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(result.to_json() + "\n", encoding="utf-8")
+        except OSError as e:
+            raise WriteError(f"Cannot write {os_reason(output, e)}.") from None
+    if as_json:
+        typer.echo(result.to_json())
+    else:
+        Console().print(result)

@@ -1,0 +1,131 @@
+"""`maskrcnn predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, reporter
+from maskrcnn.data.coco_json import read_json
+from maskrcnn.drawing import overlay
+from maskrcnn.errors import DatasetError, ImageFileError, InputError, WriteError, os_reason
+from maskrcnn.evaluation import coco_results
+from maskrcnn.images import image_files, load_image
+from maskrcnn.structures import Detections
+
+RESULTS = "detections.json"
+
+
+def predict(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path("predictions"),
+    threshold: Annotated[float, typer.Option(help="Least score of a detection.", min=0.0, max=1.0)] = 0.5,
+    pictures: Annotated[bool, typer.Option(help="Write a picture per image.")] = True,
+    color_by: Annotated[str, typer.Option(help="instance: every object its own colour; class: every class.")] = "instance",
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="COCO JSON whose image and category ids the results shall carry.", show_default=False),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+    overrides: Overrides = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> int:
+    """Find objects in images.
+
+    Example: `maskrcnn predict runs/photos/best.safetensors holiday/*.jpg -o found --threshold 0.7`
+
+    Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
+    in pixels of the photo; masks as RLE; image_id is the file's path unless --annotations gives ids).
+    A file that cannot be read is named and left out; the exit status is 1 then.
+    """
+    if color_by not in ("instance", "class"):
+        raise InputError(f"--color-by must be instance or class; got {color_by!r}.")
+    files = image_files(inputs, recursive=recursive)
+    model = load_on(weights, device, overrides)
+    ids, category_ids = _ids(annotations, model.config.class_names)
+    report = reporter(quiet)
+    results: list[dict[str, Any]] = []
+    broken = 0
+    taken: set[str] = set()
+    with report.bar("predicting", len(files)) as bar:
+        for path in files:
+            try:
+                image = load_image(path)
+            except ImageFileError as e:
+                report.warn(f"{e} It is left out.")
+                broken += 1
+                bar.advance()
+                continue
+            found = model.predict(image, threshold)[0]
+            results += coco_results(found, _image_id(path, ids, annotations), category_ids)
+            if pictures:
+                _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
+            bar.advance(f"{path.name}: {_count(found)}")
+    _write(output / RESULTS, json.dumps(results))
+    summary = {"images": len(files) - broken, "unreadable": broken, "detections": len(results), "output": str(output)}
+    if as_json:
+        typer.echo(json.dumps({**summary, "results": results}))
+    report.say(
+        f"{summary['detections']} detections in {summary['images']} images: [bold]{output}[/]"
+        + (f" [yellow]({broken} could not be read)[/]" if broken else "")
+    )
+    return 1 if broken else 0
+
+
+def _ids(annotations: Path | None, class_names: tuple[str, ...]) -> tuple[dict[str, Any], list[int] | None]:
+    """Return image ids by file name, and the category id of each class."""
+    if annotations is None:
+        return {}, None
+    data = read_json(annotations)
+    try:
+        images = {str(image["file_name"]): image["id"] for image in data["images"]}
+        categories = {str(c["name"]): int(c["id"]) for c in data["categories"]}
+    except (KeyError, TypeError):
+        raise DatasetError(f"{annotations} is not COCO JSON with images and categories.") from None
+    unknown = [name for name in class_names if name not in categories]
+    if unknown:
+        raise DatasetError(f"{annotations} has no category called {', '.join(unknown)}, which the weights know.")
+    return images, [categories[name] for name in class_names]
+
+
+def _image_id(path: Path, ids: dict[str, Any], annotations: Path | None) -> Any:
+    if annotations is None:
+        return str(path)
+    for length in range(1, len(path.parts) + 1):
+        name = "/".join(path.parts[-length:])
+        if name in ids:
+            return ids[name]
+    raise DatasetError(f"{annotations} has no image called {path.name}.")
+
+
+def _save_picture(picture: Any, folder: Path, source: Path, taken: set[str]) -> None:
+    """Write a picture under the name of its source; equal names get a number."""
+    name, number = source.stem, 1
+    while name in taken:
+        number += 1
+        name = f"{source.stem}_{number}"
+    taken.add(name)
+    path = folder / f"{name}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as e:
+        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as e:
+        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
+
+
+def _count(found: Detections) -> str:
+    return f"{len(found)} object{'' if len(found) == 1 else 's'}"

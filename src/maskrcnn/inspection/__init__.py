@@ -1,0 +1,1 @@
+"""Seeing inside: named tensors of a run."""

@@ -1,0 +1,156 @@
+"""Batches for training: which images in which order, and each of them prepared for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from maskrcnn.config import Config
+from maskrcnn.errors import ImageFileError, MaskRCNNError
+from maskrcnn.images import ImageLike, batch_images, load_image, prepare_image
+from maskrcnn.structures import ImageBatch, Target, TargetBatch
+from maskrcnn.targets import batch_targets, check_target, resize_target
+
+
+class ImagesAndTargets(Protocol):
+    """Any data set of (image, target): images as `predict` takes them, targets a `Target` or torchvision's dict."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[ImageLike, Any]: ...
+
+
+class Batch(NamedTuple):
+    """A batch ready for the network; `skipped` tells of images that could not be read."""
+
+    images: ImageBatch | None
+    targets: TargetBatch | None
+    names: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+class _Item(NamedTuple):
+    image: Float[Tensor, "3 h w"]
+    target: Target
+    original_size: tuple[int, int]
+    name: str
+
+
+class TrainingItems(Dataset[Any]):
+    """Items of a data set read, checked, mirrored by chance and brought to the network's size.
+
+    An item is asked for as (epoch, index); chance depends on these and the seed alone, so a run that is
+    stopped and resumed sees the very same images, with any number of workers.
+    """
+
+    def __init__(self, dataset: ImagesAndTargets, config: Config, flip: float, seed: int) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.flip = flip
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> _Item | MaskRCNNError:
+        """Return the item, or the error that reading it gave: raised in a worker it would lose its form."""
+        epoch, index = key
+        try:
+            return self._item(epoch, index)
+        except MaskRCNNError as e:
+            return e
+
+    def _item(self, epoch: int, index: int) -> _Item:
+        name = image_name(self.dataset, index)
+        source, target = self.dataset[index]
+        image = load_image(source, name)
+        size = (image.shape[0], image.shape[1])
+        target = check_target(target, size, self.config.num_classes, self.config.masks, f"target of {name}")
+        target = target.without_crowds()
+        if np.random.default_rng([self.seed, epoch, index]).random() < self.flip:
+            image, target = mirrored(image, target)
+        prepared = prepare_image(image, self.config.image)
+        new_size = (int(prepared.shape[1]), int(prepared.shape[2]))
+        return _Item(prepared, resize_target(target, size, new_size, self.config.image.resize), size, name)
+
+    def collate(self, items: Sequence[_Item | MaskRCNNError]) -> Batch | MaskRCNNError:
+        """Return a batch without the images that cannot be read; any other error as it is."""
+        good = [item for item in items if isinstance(item, _Item)]
+        unreadable = tuple(str(item) for item in items if isinstance(item, ImageFileError))
+        for item in items:
+            if isinstance(item, MaskRCNNError) and not isinstance(item, ImageFileError):
+                return item
+        if not good:
+            return Batch(None, None, (), unreadable)
+        images = batch_images([i.image for i in good], [i.original_size for i in good], self.config.image)
+        height, width = images.tensor.shape[-2:]
+        targets = batch_targets([i.target for i in good], (height, width), self.config.masks)
+        return Batch(images, targets, tuple(i.name for i in good), unreadable)
+
+
+class Order:
+    """Which items each step takes: every epoch a new permutation, shared out among processes."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
+        self.steps_per_epoch = -(-length // (batch_size * processes))
+
+    def step(self, step: int) -> list[tuple[int, int]]:
+        """Return (epoch, index) of the items that this process takes in a step, counted over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.length).tolist()
+        whole = self.batch_size * self.processes
+        batch = order[position * whole : (position + 1) * whole]
+        if self.processes > 1:  # every process needs an item: begin again at the front
+            batch += order[: whole - len(batch)]
+        return [(epoch, index) for index in batch[self.rank :: self.processes]]
+
+
+class _Steps:
+    def __init__(self, order: Order, start: int, stop: int) -> None:
+        self.order, self.start, self.stop = order, start, stop
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (self.order.step(step) for step in range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def training_batches(
+    items: TrainingItems, order: Order, start: int, stop: int, workers: int
+) -> DataLoader[Batch | MaskRCNNError]:
+    """Return the batches of steps `start` to `stop`, across epochs."""
+    return DataLoader(
+        items,
+        batch_sampler=_Steps(order, start, stop),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=items.collate,
+        generator=torch.Generator(),  # not the global one, which belongs to the network's own sampling
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def mirrored(
+    image: UInt8[np.ndarray, "H W 3"], target: Target
+) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:
+    """Return image and target mirrored left to right."""
+    width = image.shape[1]
+    x1, y1, x2, y2 = target.boxes.unbind(-1)
+    boxes = torch.stack((width - x2, y1, width - x1, y2), dim=-1)
+    masks = None if target.masks is None else target.masks.flip(-1)
+    flipped = Target(boxes, target.labels, masks, target.crowd, target.area)
+    return np.ascontiguousarray(image[:, ::-1]), flipped
+
+
+def image_name(dataset: ImagesAndTargets, index: int) -> str:
+    """Return what the data set calls an item, for messages: a path where it has one."""
+    name = getattr(dataset, "image_name", None)
+    return str(name(index)) if name is not None else f"item {index} of the data set"

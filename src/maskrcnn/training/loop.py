@@ -1,0 +1,324 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskrcnn.errors import ConfigError, DatasetError, InputError, MaskRCNNError, NonFiniteLossError, WriteError
+from maskrcnn.errors import os_reason
+from maskrcnn.evaluation import EvaluationResult, evaluate
+from maskrcnn.model import MaskRCNN
+from maskrcnn.progress import Reporter
+from maskrcnn.structures import Losses
+from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from maskrcnn.training.loader import Batch, ImagesAndTargets, Order, TrainingItems, training_batches
+from maskrcnn.training.log import RunLog
+from maskrcnn.training.options import TrainOptions
+
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left: its folder, its last weights, and the last evaluation if there was one."""
+
+    folder: Path
+    weights: Path
+    steps: int
+    seconds: float
+    evaluation: EvaluationResult | None
+
+
+def train(
+    model: MaskRCNN,
+    dataset: ImagesAndTargets,
+    folder: str | Path,
+    options: TrainOptions | None = None,
+    validation: ImagesAndTargets | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> TrainResult:
+    """Train `model` in place, on one CPU, one GPU or, started by `accelerate launch`, several.
+
+    Args:
+        model: the network, with random or loaded weights.
+        dataset: any data set of (image, target).
+        folder: receives `checkpoint.safetensors` to resume from, `model.safetensors` (the last weights),
+            `best.safetensors` (by mask AP), `log.jsonl`, `tensorboard/` and `evaluation.json`.
+        options: how to train.
+        validation: evaluated every `evaluate_every` epochs.
+        resume: continue the run in `folder`; on a CPU the losses are those of an uninterrupted run.
+        device: "cpu" keeps a machine's GPU out of it; None takes what Accelerate finds.
+        reporter: shows progress; nothing is shown by default.
+
+    Raises:
+        NonFiniteLossError: a loss became NaN or infinite; the message names step, term and images.
+        DatasetError, InputError: the data cannot be trained on.
+        WriteError: the folder cannot be written, or the disk is full; the last checkpoint is intact.
+    """
+    return _Run(model, dataset, Path(folder), options or TrainOptions(), validation, device, reporter).run(resume)
+
+
+class _Run:
+    """One run: the pieces that the steps share."""
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        dataset: ImagesAndTargets,
+        folder: Path,
+        options: TrainOptions,
+        validation: ImagesAndTargets | None,
+        device: str | None,
+        reporter: Reporter | None,
+    ) -> None:
+        if len(dataset) == 0:
+            raise DatasetError("The training data set holds no images.")
+        for name, data in (("training", dataset), ("validation", validation)):
+            _check_classes(model, data, name)
+        self.accelerator = _accelerator(options, device)
+        self.model, self.options, self.folder = model, options, folder
+        self.validation = validation
+        self.reporter = reporter or Reporter(quiet=True)
+        self.order = Order(
+            len(dataset), options.batch_size, options.seed, self.accelerator.process_index, self.accelerator.num_processes
+        )
+        self.total = self.order.steps_per_epoch * options.epochs
+        self.items = TrainingItems(dataset, model.config, options.flip, options.seed)
+        self.optimizer = _optimizer(model, options)
+        self.best: float | None = None
+        self.evaluation: EvaluationResult | None = None
+        self.warned: set[str] = set()
+
+    def run(self, resume: bool) -> TrainResult:
+        started = time.monotonic()
+        self.main = self.accelerator.is_main_process
+        _prepare_folder(self.folder, resume)
+        self.model.to(self.accelerator.device)
+        start = self._resume() if resume else 0
+        self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
+        if self.main:
+            described = {"config": json.loads(self.model.config.to_json()), "options": self.options.model_dump()}
+            _write_text(self.folder / "run.json", json.dumps(described, indent=2) + "\n")
+        batches = training_batches(self.items, self.order, start, self.total, self.options.workers)
+        with ExitStack() as stack:
+            log = RunLog(self.folder, start) if self.main else None
+            if log is not None:
+                stack.callback(log.close)
+            bar = stack.enter_context(self.reporter.bar("training", self.total, start))
+            self.model.train()
+            step = start
+            try:
+                for step, batch in enumerate(batches, start):
+                    record = self._step(step, batch)
+                    if self.main and log is not None and record:
+                        log.write(step + 1, record)
+                    bar.advance(_shown(record))
+                    self._after_step(step + 1, log)
+            except KeyboardInterrupt:
+                self._save(step)
+                raise
+        return TrainResult(
+            self.folder, self.folder / WEIGHTS, self.total, time.monotonic() - started, self.evaluation
+        )
+
+    def _step(self, step: int, batch: Batch | MaskRCNNError) -> dict[str, float]:
+        """Do one step and return its figures."""
+        if isinstance(batch, MaskRCNNError):
+            raise batch
+        for reason in set(batch.skipped) - self.warned:
+            self.warned.add(reason)
+            self.reporter.warn(f"{reason} It is left out.")
+        if batch.images is None or batch.targets is None:
+            if self.accelerator.num_processes > 1:
+                raise DatasetError(f"No image of a batch can be read: {' '.join(batch.skipped)}")
+            return {}
+        began = time.monotonic()
+        # The sampling of anchors and RoIs in a step depends on seed, step and process alone: that is
+        # what makes a resumed run equal to an uninterrupted one.
+        torch.manual_seed(_mixed(self.options.seed, step, self.accelerator.process_index))
+        rate = self.options.rate(step, self.total)
+        for group in self.wrapped.param_groups:
+            group["lr"] = rate
+        device = self.accelerator.device
+        losses: Losses = self.network(batch.images.to(device), batch.targets.to(device))
+        values = self._checked(step, losses, batch.names)
+        self.accelerator.backward(losses.total)
+        norm = self._clip(step, batch.names)
+        self.wrapped.step()
+        self.wrapped.zero_grad()
+        count = self.order.batch_size * self.accelerator.num_processes
+        seconds = time.monotonic() - began
+        return {
+            "epoch": step // self.order.steps_per_epoch + 1,
+            "learning_rate": rate,
+            **values,
+            "gradient_norm": norm,
+            "images_per_second": round(count / seconds, 3),
+        }
+
+    def _checked(self, step: int, losses: Losses, names: Sequence[str]) -> dict[str, float]:
+        """Return the losses as numbers, the mean over processes; raise if one is not finite."""
+        stacked = torch.stack([*losses, losses.total]).detach()
+        if self.accelerator.num_processes > 1:
+            stacked = self.accelerator.reduce(stacked, reduction="mean")
+        keys = [*(f"loss_{name}" for name in losses.named()), "loss"]
+        values = dict(zip(keys, stacked.tolist(), strict=True))
+        wrong = [f"{name} is {value}" for name, value in values.items() if not abs(value) < float("inf")]
+        if wrong:
+            terms = [w for w in wrong if not w.startswith("loss is")] or wrong
+            raise NonFiniteLossError(
+                f"Step {step + 1}: {', '.join(terms)}. Images of the step: {', '.join(names)}. The last checkpoint in "
+                f"{self.folder} is from before. A lower learning rate, more warm-up or clip_norm usually helps."
+            )
+        return values
+
+    def _clip(self, step: int, names: Sequence[str]) -> float:
+        """Return the norm of all gradients, after limiting it if wished; raise if it is not finite."""
+        limit = self.options.clip_norm or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        if not norm < float("inf") and self.options.precision != "fp16":  # fp16's scaler skips such steps
+            raise NonFiniteLossError(
+                f"Step {step + 1}: the gradient's norm is {norm} though every loss is finite. Images of the step: "
+                f"{', '.join(names)}. The last checkpoint in {self.folder} is from before."
+            )
+        return norm
+
+    def _after_step(self, done: int, log: RunLog | None) -> None:
+        """Evaluate and save where it is time to."""
+        epoch, rest = divmod(done, self.order.steps_per_epoch)
+        every = self.options.evaluate_every
+        last = done == self.total
+        if rest == 0 and self.validation is not None and every and (epoch % every == 0 or last):
+            self._evaluate(done, log)
+        if rest == 0 or last or (self.options.save_every and done % self.options.save_every == 0):
+            self._save(done)
+
+    def _evaluate(self, done: int, log: RunLog | None) -> None:
+        if self.main and self.validation is not None:
+            self.evaluation = evaluate(self.model, self.validation, reporter=self.reporter)
+            self.model.train()
+            figures: dict[str, Any] = {"box": self.evaluation.box, "mask": self.evaluation.mask}
+            if log is not None:
+                log.write(done, {"evaluation": {k: v for k, v in figures.items() if v is not None}})
+            _write_text(self.folder / "evaluation.json", self.evaluation.to_json() + "\n")
+            score = (self.evaluation.mask or self.evaluation.box)["AP"]
+            if score is not None and (self.best is None or score > self.best):
+                self.best = score
+                self.model.save(self.folder / BEST)
+            self.reporter.say(f"step {done}: {_summary(self.evaluation)}")
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, done: int) -> None:
+        if self.main:
+            scaler = self.accelerator.scaler
+            progress = Progress(
+                step=done,
+                total_steps=self.total,
+                best=self.best,
+                config=self.model.config.to_json(),
+                options=self.options.model_dump_json(),
+                scaler=dict(scaler.state_dict()) if scaler is not None else {},
+            )
+            save_checkpoint(self.folder / CHECKPOINT, self.model, self.optimizer, progress)
+            self.model.save(self.folder / WEIGHTS)
+
+    def _resume(self) -> int:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            raise InputError(f"There is nothing to resume in {self.folder}: it holds no {CHECKPOINT}.")
+        progress = load_checkpoint(path, self.model, self.optimizer)
+        if progress.total_steps != self.total:
+            raise ConfigError(
+                f"{path} is from a run of {progress.total_steps} steps; with these options and this data it would be "
+                f"{self.total}. Resume with the same data, epochs and batch size, or start anew with --weights."
+            )
+        if progress.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(progress.scaler)
+        self.best = progress.best
+        return progress.step
+
+
+def _mixed(*numbers: int) -> int:
+    """Return one seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _accelerator(options: TrainOptions, device: str | None) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise InputError('Training needs Accelerate: pip install "maskrcnn[train]"') from None
+    cpu = device == "cpu" or (device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    if options.precision == "fp16" and cpu:
+        raise ConfigError("precision fp16 needs a GPU; on a CPU take bf16 or fp32.")
+    try:
+        return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(options.precision, options.precision))
+    except ValueError as e:
+        raise ConfigError(f"precision {options.precision} cannot be had here: {e}") from None
+
+
+def _optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=options.learning_rate)
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+
+
+def _check_classes(model: MaskRCNN, dataset: ImagesAndTargets | None, which: str) -> None:
+    names = getattr(dataset, "class_names", None)
+    if names is not None and tuple(names) != model.config.class_names:
+        raise DatasetError(
+            f"The {which} data has the classes {', '.join(names)}; the network has {', '.join(model.config.class_names)}."
+        )
+
+
+def _prepare_folder(folder: Path, resume: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise WriteError(f"Cannot write {os_reason(folder, e)}.") from None
+    if not resume and (folder / CHECKPOINT).exists():
+        raise InputError(f"{folder} already holds a run. Continue it with --resume, or choose another folder.")
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
+
+
+def _summary(result: EvaluationResult) -> str:
+    shown = [("box", result.box)] + ([("mask", result.mask)] if result.mask is not None else [])
+    return "  ".join(
+        f"{name} AP {100 * (figures['AP'] or 0):.1f} (AP50 {100 * (figures['AP50'] or 0):.1f})" for name, figures in shown
+    )
+
+
+def _shown(record: dict[str, float]) -> str:
+    names = ("loss", "loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask")
+    short = ("loss", "objectness", "rpn box", "class", "box", "mask")
+    return "  ".join(f"{s} {record[n]:.3f}" for s, n in zip(short, names, strict=True) if n in record)
+

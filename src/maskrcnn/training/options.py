@@ -1,0 +1,59 @@
+"""How to train: everything that is not the network itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from maskrcnn.config import Fields, Fraction, Natural, Positive, PositiveFloat
+
+
+class TrainOptions(Fields):
+    """Options of a training run; a run is a function of these, the data and the configuration."""
+
+    epochs: Positive = 12
+    batch_size: Positive = 2
+    """Images per step and process."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.0025
+    """The papers' 0.02 is for 16 images a step; scale it with the batch (Goyal et al. 2017)."""
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Not applied to biases and normalisation."""
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[Fraction, ...] = (2 / 3, 11 / 12)
+    """`step`: fractions of the run after which the rate is multiplied by `gamma`; by default those of the papers' 1x."""
+    gamma: Fraction = 0.1
+    warmup_steps: Natural = 500
+    """Steps over which the rate rises linearly from a thousandth."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of all gradients together; 0 does not limit it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    flip: Fraction = 0.5
+    """Chance that an image is mirrored left to right."""
+    seed: Natural = 0
+    workers: Natural = 0
+    """Processes that read images; 0 reads them in the training process."""
+    evaluate_every: Natural = 1
+    """Epochs between evaluations; 0 evaluates never."""
+    save_every: Natural = 0
+    """Steps between checkpoints, besides the one after every epoch; 0 for no others."""
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the learning rate of a step, counted from 0, of `total`.
+
+        Example:
+            >>> options = TrainOptions(learning_rate=0.02, warmup_steps=0)
+            >>> [round(options.rate(step, 12), 6) for step in (0, 7, 8, 11)]
+            [0.02, 0.02, 0.002, 0.0002]
+        """
+        progress = step / total
+        if self.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * progress))
+        else:
+            factor = self.gamma ** sum(progress >= milestone - 1e-9 for milestone in self.milestones)
+        if step < self.warmup_steps:
+            factor *= 0.001 + 0.999 * step / self.warmup_steps
+        return self.learning_rate * factor
