@@ -124,7 +124,9 @@ class AnchorConfig(Fields):
     @model_validator(mode="after")
     def _same_on_every_level(self) -> Self:
         if not self.ratios or not self.sizes or not self.sizes[0] or len({len(s) for s in self.sizes}) > 1:
-            raise ValueError("sizes must hold the same number (at least 1) of sizes for every level, and ratios one or more")
+            raise ValueError(
+                "sizes must hold the same number (at least 1) of sizes for every level, and ratios one or more"
+            )
         return self
 
 
@@ -174,7 +176,11 @@ class RPNConfig(Fields):
     min_size: Annotated[float, Field(ge=0)] = 1e-3
     """Proposals with a shorter side, in input pixels, are dropped."""
     matching: MatchingConfig = MatchingConfig(
-        positive_iou=0.7, negative_iou=0.3, low_quality_matches=True, samples_per_image=256, positive_fraction=0.5
+        positive_iou=0.7,
+        negative_iou=0.3,
+        low_quality_matches=True,
+        samples_per_image=256,
+        positive_fraction=0.5,
     )
     loss: BoxLossConfig = BoxLossConfig()
 
@@ -203,7 +209,12 @@ class BoxHeadConfig(Fields):
     fc_channels: Positive = 1024
     norm: Norm = "none"
     norm_eps: Annotated[float, Field(ge=0)] = 1e-5
-    delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0)
+    delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (
+        10.0,
+        10.0,
+        5.0,
+        5.0,
+    )
     max_log_scale: PositiveFloat = math.log(1000 / 16)
     class_agnostic: bool = False
     """One box per RoI instead of one per class."""
@@ -215,7 +226,11 @@ class BoxHeadConfig(Fields):
     """(RoI, class) pairs, best first, that enter NMS; a fixed number keeps the graph's shapes fixed."""
     detections_per_image: Positive = 100
     matching: MatchingConfig = MatchingConfig(
-        positive_iou=0.5, negative_iou=0.5, low_quality_matches=False, samples_per_image=512, positive_fraction=0.25
+        positive_iou=0.5,
+        negative_iou=0.5,
+        low_quality_matches=False,
+        samples_per_image=512,
+        positive_fraction=0.25,
     )
     loss: BoxLossConfig = BoxLossConfig()
 
@@ -230,7 +245,7 @@ class MaskHeadConfig(Fields):
     norm_eps: Annotated[float, Field(ge=0)] = 1e-5
     class_agnostic: bool = False
     binary_targets: bool = True
-    """Round mask targets to 0 and 1 (the paper, Detectron2). False: the share of each bin that is covered (torchvision)."""
+    """Round mask targets to 0 and 1 (the paper, Detectron2). False: the covered share of each bin (torchvision)."""
     threshold: Fraction = 0.5
     """Probability from which a pixel belongs to the object."""
     paste: Literal["continuous", "integer_box"] = "continuous"
@@ -262,7 +277,11 @@ class Config(Fields):
 
     @classmethod
     def preset(
-        cls, name: str = "resnet101-fpn", *, class_names: Sequence[str], overrides: Mapping[str, Any] | None = None
+        cls,
+        name: str = "resnet101-fpn",
+        *,
+        class_names: Sequence[str],
+        overrides: Mapping[str, Any] | None = None,
     ) -> Config:
         """Return a named starting point, with dotted fields changed by `overrides`.
 
@@ -277,7 +296,9 @@ class Config(Fields):
         from maskrcnn.presets import PRESETS
 
         if name not in PRESETS:
-            raise ConfigError(f"Unknown preset {name!r}.{did_you_mean(name, list(PRESETS))} There are: {', '.join(PRESETS)}.")
+            raise ConfigError(
+                f"Unknown preset {name!r}.{did_you_mean(name, list(PRESETS))} There are: {', '.join(PRESETS)}."
+            )
         return cls.build({**PRESETS[name], "class_names": tuple(class_names)}).replace(overrides or {})
 
     @classmethod
@@ -388,5 +409,8 @@ def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
     if not isinstance(place, dict) or (last not in place):
         known = list(place) if isinstance(place, dict) else []
         hint = did_you_mean(last, known)
-        raise ConfigError(f"Unknown configuration key {dotted!r}.{hint}" + ("" if hint or not known else f" Known are: {', '.join(known)}."))
+        raise ConfigError(
+            f"Unknown configuration key {dotted!r}.{hint}"
+            + ("" if hint or not known else f" Known are: {', '.join(known)}.")
+        )
     place[last] = value

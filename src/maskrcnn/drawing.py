@@ -311,9 +311,7 @@ def _to_height(picture: Image.Image, height: int) -> Image.Image:
     picture = picture.convert("RGB")
     if picture.height == height:
         return picture
-    return picture.resize(
-        (max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC
-    )
+    return picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC)
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 8) -> Image.Image:
@@ -340,9 +338,7 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 8) -
     return sheet
 
 
-def target_as_detections(
-    target: Target, image_size: tuple[int, int], class_names: Sequence[str]
-) -> Detections:
+def target_as_detections(target: Target, image_size: tuple[int, int], class_names: Sequence[str]) -> Detections:
     """Return the ground truth as detections of score 1, to be drawn like them."""
     values: dict[str, Any] = {"boxes": target.boxes, "labels": target.labels, "masks": target.masks}
     return Detections(

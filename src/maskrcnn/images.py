@@ -117,9 +117,7 @@ def _readable_errors(name: str, head: bytes = b"") -> Iterator[None]:
 
 def _stranger(head: bytes) -> str:
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return (
-            "a HEIC photo; convert it to JPEG, or install pillow-heif and call its register_heif_opener()"
-        )
+        return "a HEIC photo; convert it to JPEG, or install pillow-heif and call its register_heif_opener()"
     for start, what in _KNOWN_STRANGERS.items():
         if head.lstrip().startswith(start):
             return f"not an image, but {what}"
@@ -205,9 +203,7 @@ def _load_tensor(tensor: Tensor, name: str) -> UInt8[np.ndarray, "H W 3"]:
     if tensor.ndim == 4:
         raise InputError(f"{rule}; {got}. It looks like a batch; pass a list of its images.")
     if tensor.ndim == 2 or (tensor.ndim == 3 and tensor.shape[0] == 1):
-        raise InputError(
-            f"{rule}; {got}, a single channel. For a grey picture pass image.expand(3, -1, -1)."
-        )
+        raise InputError(f"{rule}; {got}, a single channel. For a grey picture pass image.expand(3, -1, -1).")
     if tensor.ndim == 3 and tensor.shape[0] != 3 and tensor.shape[2] == 3:
         raise InputError(f"{rule}; {got}. It looks like HWC; pass image.permute(2, 0, 1).")
     if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
@@ -301,9 +297,9 @@ def prepare_image(image: UInt8[np.ndarray, "H W 3"], config: ImageConfig) -> Flo
     if config.resize == "pil":
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         return _normalised(np.asarray(resized), config)
-    return F.interpolate(
-        _normalised(image, config)[None], size=(height, width), mode="bilinear", align_corners=False
-    )[0]
+    return F.interpolate(_normalised(image, config)[None], size=(height, width), mode="bilinear", align_corners=False)[
+        0
+    ]
 
 
 def _normalised(image: UInt8[np.ndarray, "H W 3"], config: ImageConfig) -> Float[Tensor, "3 H W"]:

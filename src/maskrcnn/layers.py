@@ -59,7 +59,13 @@ class ConvNorm(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, norm: Norm, norm_eps: float, relu: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        norm: Norm,
+        norm_eps: float,
+        relu: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")

@@ -23,7 +23,7 @@ class Matches(NamedTuple):
 class Sample(NamedTuple):
     """Drawn boxes, positives first; slots that nothing was drawn for are not `valid`."""
 
-    index: Int64[Tensor, "N S"]
+    chosen: Int64[Tensor, "N S"]
     positive: Bool[Tensor, "N S"]
     valid: Bool[Tensor, "N S"]
 

@@ -1,11 +1,11 @@
 """Mask R-CNN: read `MaskRCNN.forward` beside the paper's figure 1.
 
-    image ─► 1 backbone [+ FPN] ─► 2 RPN ─► proposals
-                      │ features               │
-                      └──────► 3 RoIAlign ◄────┘
-                                   │ crops
-                                   ▼
-                  4 heads: class · box · mask
+image ─► 1 backbone [+ FPN] ─► 2 RPN ─► proposals
+                  │ features               │
+                  └──────► 3 RoIAlign ◄────┘
+                               │ crops
+                               ▼
+              4 heads: class · box · mask
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ class MaskRCNN(nn.Module):
     @overload
     def forward(self, images: Tensor | ImageBatch, targets: TargetBatch) -> Losses: ...
 
-    def forward(
-        self, images: Tensor | ImageBatch, targets: TargetBatch | None = None
-    ) -> DetectionBatch | Losses:
+    def forward(self, images: Tensor | ImageBatch, targets: TargetBatch | None = None) -> DetectionBatch | Losses:
         """Return detections; with targets, losses: what is passed decides, not train or eval mode.
 
         Args:
@@ -102,7 +100,7 @@ class MaskRCNN(nn.Module):
 
     def boxes(
         self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]
-    ) -> tuple[Float[Tensor, "NR K+1"], Float[Tensor, "NR Kb 4"]]:
+    ) -> tuple[Float[Tensor, "NR K1"], Float[Tensor, "NR Kb 4"]]:
         """Return class logits and box deltas of every RoI: parts 3 and 4 for classes and boxes."""
         levels = stage("roi_levels", assign_levels(rois, pyramid.strides, self.config.roi_align))
         crops = stage("box_features", self.box_roi_align(pyramid, rois, levels))

@@ -23,7 +23,7 @@ def predict(
     model: MaskRCNN, images: ImageLike | Sequence[ImageLike], score_threshold: float, batch_size: int
 ) -> list[Detections]:
     """Return the detections of each image; see `MaskRCNN.predict`."""
-    several = list(images) if isinstance(images, (list, tuple)) else [images]
+    several: Sequence[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]
     found: list[Detections] = []
     was_training = model.training
     model.eval()

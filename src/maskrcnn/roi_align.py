@@ -8,12 +8,12 @@ vector in each row, and one weighted `embedding_bag` computes all the sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from maskrcnn.config import RoIAlignConfig
@@ -59,9 +59,7 @@ class RoIAlign(nn.Module):
         return roi_align(pyramid, boxes, levels, self.output_size, ratio, aligned)
 
 
-def assign_levels(
-    boxes: Float[Tensor, "*b 4"], strides: Sequence[int], config: RoIAlignConfig
-) -> Int64[Tensor, "*b"]:
+def assign_levels(boxes: Float[Tensor, "*b 4"], strides: Sequence[int], config: RoIAlignConfig) -> Int64[Tensor, "*b"]:
     """Return which level serves each box, as an index into the levels used (FPN, equation 1).
 
     A box of canonical_size² input pixels is served by canonical_level; one of half the side, by one level finer.
@@ -169,7 +167,7 @@ class _RoIs(NamedTuple):
 class _Samples(NamedTuple):
     """Cells that each bin reads along one axis, and their weights, which sum to 1 inside the map."""
 
-    index: Int64[Tensor, "R P k"]
+    cells: Int64[Tensor, "R P k"]
     weight: Float[Tensor, "R P k"]
 
 
@@ -212,9 +210,11 @@ def _adaptive_samples(rois: _RoIs, axis: int, bins: int, counts: Int64[Tensor, "
 
 
 def _weighted_sums(table: Tensor, rois: _RoIs, rows: _Samples, cols: _Samples) -> Float[Tensor, "R PP C"]:
-    index = rois.cells(rows.index, cols.index)
+    index = rois.cells(rows.cells, cols.cells)
     weight = rows.weight[:, :, None, :, None] * cols.weight[:, None, :, None, :]
-    sums = _TableSums.apply(table, index, weight.reshape(index.shape).to(table.dtype))
+    sums = _TableSums.apply(  # type: ignore[no-untyped-call]
+        table, index, weight.reshape(index.shape).to(table.dtype)
+    )
     return sums.reshape(len(rois.base), -1, table.shape[1])
 
 
@@ -238,9 +238,7 @@ class _TableSums(torch.autograd.Function):
         bags = (order // index.shape[1]).to(index.dtype)
         weights = weight.reshape(-1)[order]
         gradient = gradients[0].contiguous()
-        summed = F.embedding_bag(
-            bags, gradient, offsets.to(index.dtype), mode="sum", per_sample_weights=weights
-        )
+        summed = F.embedding_bag(bags, gradient, offsets.to(index.dtype), mode="sum", per_sample_weights=weights)
         return summed, None, None
 
 
@@ -259,7 +257,7 @@ def _by_size(
     while lower < largest or lower < 0:
         group = ((size > lower) & (size <= upper)).nonzero()[:, 0]
         most = upper + extra
-        for chunk in group.split(max(MAX_ENTRIES // (bins * most) ** 2, 1)):
+        for chunk in group.split(max(MAX_ENTRIES // (bins * most) ** 2, 1)):  # type: ignore[no-untyped-call]
             if len(chunk) or largest == 0:
                 yield chunk, most
         lower, upper = upper, math.ceil(upper * 1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -33,17 +34,13 @@ class RPNOutput(NamedTuple):
 class RPN(nn.Module):
     """A small network slid over the features: at each anchor, is there an object, and where exactly?"""
 
-    def __init__(
-        self, config: RPNConfig, anchors: AnchorConfig, in_channels: int, strides: Mapping[str, int]
-    ) -> None:
+    def __init__(self, config: RPNConfig, anchors: AnchorConfig, in_channels: int, strides: Mapping[str, int]) -> None:
         super().__init__()
         self.config = config
         self.anchor_config = anchors
         self.strides = dict(strides)
         widths = [in_channels] + [config.channels] * config.num_convs
-        self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         self.objectness = nn.Conv2d(config.channels, anchors.per_cell, 1)
         self.deltas = nn.Conv2d(config.channels, anchors.per_cell * 4, 1)
         for layer in (*self.convs, self.objectness, self.deltas):
@@ -106,7 +103,7 @@ class RPN(nn.Module):
         matches = match(anchors, everywhere, targets.boxes, targets.valid, config.matching)
         stage("matched_gt", matches.matched_gt.masked_fill(~matches.positive, -1))
         sample = draw_sample(matches, config.matching)
-        logits = box_ops.gather_rows(output.objectness, sample.index)
+        logits = box_ops.gather_rows(output.objectness, sample.chosen)
         truth = sample.positive.to(logits.dtype)
         per_anchor = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         count = sample.valid.sum().clamp(min=1)
@@ -114,9 +111,9 @@ class RPN(nn.Module):
             count = torch.full_like(count, config.matching.samples_per_image * len(anchors))
         objectness = (per_anchor * sample.valid).sum() / count
 
-        gt = box_ops.gather_rows(targets.boxes, box_ops.gather_rows(matches.matched_gt, sample.index))
-        wanted = box_ops.encode(box_ops.gather_rows(anchors, sample.index), gt, config.delta_weights)
-        deltas = box_ops.gather_rows(output.deltas, sample.index)
+        gt = box_ops.gather_rows(targets.boxes, box_ops.gather_rows(matches.matched_gt, sample.chosen))
+        wanted = box_ops.encode(box_ops.gather_rows(anchors, sample.chosen), gt, config.delta_weights)
+        deltas = box_ops.gather_rows(output.deltas, sample.chosen)
         per_box = F.smooth_l1_loss(deltas, wanted, reduction="none", beta=config.loss.beta).sum(-1)
         return stage("loss_rpn_objectness", objectness), stage(
             "loss_rpn_box", torch.where(sample.positive, per_box, 0.0).sum() / count

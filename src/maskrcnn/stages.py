@@ -33,7 +33,7 @@ def recording(wanted: Callable[[str], bool] = lambda name: True) -> Iterator[dic
         >>> list(tensors)
         ['p2']
     """
-    global _recorder, _wanted  # noqa: PLW0603
+    global _recorder, _wanted
     before = _recorder, _wanted
     _recorder, _wanted = {}, wanted
     try:

@@ -8,7 +8,7 @@ Letters used in all shape annotations of the package:
 
     N images · C channels · H, W height and width · A anchors · L pyramid levels · P proposals ·
     S sampled RoIs · F foreground RoIs · R regions of interest, any kind · D detections ·
-    G ground truths · K classes (background not counted) · M mask side
+    G ground truths · K classes (background not counted; K1 = K + 1 with it) · M mask side
 
 Boxes are always (x1, y1, x2, y2), absolute pixels, half-open: width = x2 − x1.
 """
@@ -202,7 +202,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: int | slice | Tensor | np.ndarray[Any, Any] | list[int]) -> Detections:
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | list[int]) -> Detections:
         if isinstance(index, int):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"detection {index} of {len(self)}")

@@ -81,12 +81,9 @@ def _given(target: object, name: str) -> dict[str, Any]:
         if isinstance(target, (list, tuple)) and target and isinstance(target[0], Mapping):
             hint = " Put the boxes of all objects of an image in one tensor [G, 4]."
         raise InputError(
-            f"{name} must be a Target or a mapping with boxes, labels and masks; "
-            f"got {type(target).__name__}.{hint}"
+            f"{name} must be a Target or a mapping with boxes, labels and masks; got {type(target).__name__}.{hint}"
         )
-    given = {
-        key: values[key] for key in ("boxes", "labels", "masks", "area") if values.get(key) is not None
-    }
+    given = {key: values[key] for key in ("boxes", "labels", "masks", "area") if values.get(key) is not None}
     crowd = values.get("crowd") if values.get("crowd") is not None else values.get("iscrowd")
     if crowd is not None:
         given["crowd"] = crowd
@@ -120,9 +117,7 @@ def _tensor(given: Mapping[str, Any], key: str, name: str) -> Shaped[Tensor, "..
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _boxes(
-    given: Mapping[str, Any], image_size: tuple[int, int], name: str, photo: str
-) -> Float[Tensor, "G 4"]:
+def _boxes(given: Mapping[str, Any], image_size: tuple[int, int], name: str, photo: str) -> Float[Tensor, "G 4"]:
     boxes = _tensor(given, "boxes", name)
     if boxes.numel() == 0 and boxes.shape in ((0,), (0, 4), (1, 0)):
         return torch.zeros(0, 4, device=boxes.device)
@@ -150,9 +145,7 @@ def _check_values(boxes: Float[Tensor, "G 4"], image_size: tuple[int, int], name
     for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         where, got = f"{name}.boxes[{i}]", f"got ({', '.join(f'{v:.6g}' for v in (x1, y1, x2, y2))})"
         if not np.isfinite((x1, y1, x2, y2)).all():
-            raise InputError(
-                f"{where} must be four finite numbers; {got}. Drop the object or repair its box."
-            )
+            raise InputError(f"{where} must be four finite numbers; {got}. Drop the object or repair its box.")
         if x2 < x1 or y2 < y1:
             _refuse(where, "satisfy x1 < x2 and y1 < y2", got, _XYWH)
         if x1 == x2 or y1 == y2:
@@ -163,9 +156,7 @@ def _check_values(boxes: Float[Tensor, "G 4"], image_size: tuple[int, int], name
             swapped = x2 <= height and y2 <= width and min(x1, y1) >= 0
             fits = min(x1, y1) >= 0 and x1 < width and y1 < height
             cause = (
-                "x and y look swapped."
-                if swapped
-                else "Clip it, or check that it belongs to this image and its size."
+                "x and y look swapped." if swapped else "Clip it, or check that it belongs to this image and its size."
             )
             _refuse(where, rule, got, cause if swapped or not fits else f"{cause} {_XYWH}")
 
@@ -182,9 +173,7 @@ def _labels(given: Mapping[str, Any], count: int, num_classes: int, name: str) -
     if labels.numel() == 0 and count == 0:
         return torch.zeros(0, dtype=torch.int64, device=labels.device)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        hint = (
-            "Convert with labels.to(torch.int64)." if labels.is_floating_point() else "Pass class numbers."
-        )
+        hint = "Convert with labels.to(torch.int64)." if labels.is_floating_point() else "Pass class numbers."
         raise InputError(f"{name}.labels must be integers, int64 [{count}]; got {_kind(labels)}. {hint}")
     _one_per_box(labels, count, f"{name}.labels", "int64")
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
@@ -270,9 +259,7 @@ def _one_per_box(value: Shaped[Tensor, "..."], count: int, where: str, dtype: st
         hint = f" Drop the last axis with {where.rsplit('.', 1)[-1]}.squeeze(1)."
     elif value.ndim == 1:
         hint = f" There {'is' if len(value) == 1 else 'are'} {len(value)} for {_count(count, 'box')}."
-    raise InputError(
-        f"{where} must be {dtype} [{count}], {_word(count)} like its boxes; got {_kind(value)}.{hint}"
-    )
+    raise InputError(f"{where} must be {dtype} [{count}], {_word(count)} like its boxes; got {_kind(value)}.{hint}")
 
 
 def _kind(value: Shaped[Tensor, "..."]) -> str:

@@ -49,8 +49,8 @@ class ResNet(nn.Module):
         return features
 
     def stages(self) -> list[list[nn.Module]]:
-        """Return the modules of stage 1 (the stem), 2, 3, …"""
-        stages = [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3]]
+        """Return the modules of stage 1 (the stem), then 2, 3 and so on."""
+        stages: list[list[nn.Module]] = [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3]]
         return stages if self.last_stage == 4 else [*stages, [self.layer4]]
 
 
@@ -103,9 +103,7 @@ class Bottleneck(nn.Module):
         out_channels = planes * self.expansion
         self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=stride_1x1, bias=False)
         self.bn1 = make_norm(config.norm, inner, config.norm_eps)
-        self.conv2 = nn.Conv2d(
-            inner, inner, 3, stride=stride_3x3, padding=1, groups=config.groups, bias=False
-        )
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride_3x3, padding=1, groups=config.groups, bias=False)
         self.bn2 = make_norm(config.norm, inner, config.norm_eps)
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = make_norm(config.norm, out_channels, config.norm_eps)

@@ -18,7 +18,14 @@ from maskrcnn.cli.demo import demo
 from maskrcnn.cli.evaluate import evaluate
 from maskrcnn.cli.predict import predict
 from maskrcnn.cli.train import train
-from maskrcnn.errors import CheckpointError, ConfigError, DatasetError, ImageFileError, InputError, MaskRCNNError
+from maskrcnn.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    ImageFileError,
+    InputError,
+    MaskRCNNError,
+)
 
 FAILED, ASKED_WRONGLY, INTERRUPTED = 1, 2, 130
 
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as e:
         _complain(console, f"Out of memory: {e}. A smaller batch size or image.max_size needs less.")
         return FAILED
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001  # a wrong command line is shown, all else raised again
         return _usage_or_raise(console, e)
 
 

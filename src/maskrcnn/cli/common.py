@@ -16,13 +16,18 @@ from maskrcnn.progress import Reporter
 from maskrcnn.weights import load
 
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", show_default=False)
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, only warnings and results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration field, as `image.min_size=512`. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a configuration field, as `image.min_size=512`. Repeatable.",
+    ),
 ]
 
 

@@ -29,8 +29,10 @@ PICTURES = 12
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path("demo"),
-    steps: Annotated[int, typer.Option(help="Training steps of 8 images.", min=1)] = 700,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
+        "demo"
+    ),
+    steps: Annotated[int, typer.Option(help="Training steps of 8 images.", min=1)] = 800,
     seed: Annotated[int, typer.Option(help="Start of all chance.", min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -118,9 +120,9 @@ def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
     for index in range(PICTURES):
         image, target = unseen[index]
         truth = target_as_detections(target, unseen.image_size, unseen.class_names)
-        left = overlay(image, truth, scores=False, scale=4)
-        right = overlay(image, found[index].above(0.5), scale=4)
-        pairs.append(side_by_side(left, right, ("ground truth", "prediction")))
+        left = overlay(image, truth, scores=False, scale=4, color_by="class")
+        right = overlay(image, found[index].above(0.7), scale=4, color_by="class")
+        pairs.append(side_by_side(left, right, ("ground truth", "prediction, score ≥ 0.7")))
     try:
         (output / "pictures").mkdir(parents=True, exist_ok=True)
         for index, pair in enumerate(pairs):
@@ -146,7 +148,7 @@ def _tell(report: Reporter, figures: EvaluationResult, output: Path, training: f
         f"[bold]{mask.get('AP50') or 0:.3f}[/]. Training took {training:.0f} s, everything {total:.0f} s.\n\n"
         f"[bold]{output / 'predictions.png'}[/]  six of them, truth beside prediction (more in {output / 'pictures'})\n"
         f"[bold]{output / 'model.safetensors'}[/]  the network: weights, configuration and class names\n"
-        f"[bold]{output / 'log.jsonl'}[/]  losses of every step (the same for TensorBoard in {output / 'tensorboard'})\n\n"
+        f"[bold]{output / 'log.jsonl'}[/]  losses of every step (also in {output / 'tensorboard'})\n\n"
         "On your own photos, annotated in COCO's format:\n"
         "  maskrcnn train PHOTOS -o runs/photos        a folder with annotations/train.json and images/\n"
         "  maskrcnn predict runs/photos/model.safetensors NEW_PHOTOS -o found\n"

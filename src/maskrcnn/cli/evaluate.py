@@ -17,14 +17,17 @@ from maskrcnn.evaluation import evaluate as measure
 def evaluate(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A COCO JSON file, a folder with annotations/val.json, or `shapes`.")
+        str,
+        typer.Argument(metavar="DATA", help="A COCO JSON file, a folder with annotations/val.json, or `shapes`."),
     ],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images; looked for near the annotations by default.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of the images; looked for near the annotations by default.", show_default=False),
     ] = None,
     split: Annotated[str, typer.Option(help="Which annotations of a folder: val, train, test.")] = "val",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the figures to this JSON file.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Write the figures to this JSON file.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 1,
     overrides: Overrides = None,
@@ -40,7 +43,8 @@ def evaluate(
     dataset = open_dataset(data, split, images, masks=model.config.masks)
     if dataset.class_names != model.config.class_names:
         raise DatasetError(
-            f"{data} has the classes {', '.join(dataset.class_names)}; {weights} knows {', '.join(model.config.class_names)}."
+            f"{data} has the classes {', '.join(dataset.class_names)}; "
+            f"{weights} knows {', '.join(model.config.class_names)}."
         )
     result = measure(model, dataset, batch_size, reporter(quiet))
     if output is not None:

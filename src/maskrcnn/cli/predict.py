@@ -22,10 +22,14 @@ RESULTS = "detections.json"
 def predict(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
     inputs: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path("predictions"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path(
+        "predictions"
+    ),
     threshold: Annotated[float, typer.Option(help="Least score of a detection.", min=0.0, max=1.0)] = 0.5,
     pictures: Annotated[bool, typer.Option(help="Write a picture per image.")] = True,
-    color_by: Annotated[str, typer.Option(help="instance: every object its own colour; class: every class.")] = "instance",
+    color_by: Annotated[
+        str, typer.Option(help="instance: every object its own colour; class: every class.")
+    ] = "instance",
     annotations: Annotated[
         Path | None,
         typer.Option(help="COCO JSON whose image and category ids the results shall carry.", show_default=False),
@@ -68,7 +72,12 @@ def predict(
                 _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
             bar.advance(f"{path.name}: {_count(found)}")
     _write(output / RESULTS, json.dumps(results))
-    summary = {"images": len(files) - broken, "unreadable": broken, "detections": len(results), "output": str(output)}
+    summary = {
+        "images": len(files) - broken,
+        "unreadable": broken,
+        "detections": len(results),
+        "output": str(output),
+    }
     if as_json:
         typer.echo(json.dumps({**summary, "results": results}))
     report.say(

@@ -23,19 +23,25 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="A COCO JSON file, a folder with annotations/train.json and val.json, or `shapes`."
+            metavar="DATA",
+            help="A COCO JSON file, a folder with annotations/train.json and val.json, or `shapes`.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of this run.")] = Path("runs/train"),
     validation: Annotated[
-        str | None, typer.Option("--val", help="COCO JSON to evaluate on; the folder's own by default.", show_default=False)
+        str | None,
+        typer.Option("--val", help="COCO JSON to evaluate on; the folder's own by default.", show_default=False),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images; looked for near the annotations by default.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of the images; looked for near the annotations by default.", show_default=False),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Network to start from, as resnet50-fpn, vgg16, small-fpn.")] = "small-fpn",
+    preset: Annotated[
+        str, typer.Option(help="Network to start from, as resnet50-fpn, vgg16, small-fpn.")
+    ] = "small-fpn",
     weights: Annotated[
-        Path | None, typer.Option(help="Weights to start from, with their own configuration.", show_default=False)
+        Path | None,
+        typer.Option(help="Weights to start from, with their own configuration.", show_default=False),
     ] = None,
     overrides: Overrides = None,
     epochs: Annotated[int, typer.Option(help="Times that every image is seen.")] = 12,
@@ -43,7 +49,12 @@ def train(
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     learning_rate: Annotated[
         float | None,
-        typer.Option("--learning-rate", "--lr", help="Default: sgd 0.00125 × batch size, adamw 0.0005.", show_default=False),
+        typer.Option(
+            "--learning-rate",
+            "--lr",
+            help="Default: sgd 0.00125 × batch size, adamw 0.0005.",
+            show_default=False,
+        ),
     ] = None,
     schedule: Annotated[str, typer.Option(help="step or cosine.")] = "step",
     warmup: Annotated[int, typer.Option(help="Steps of rising rate.")] = 500,

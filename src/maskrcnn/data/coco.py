@@ -66,9 +66,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         self._objects: list[list[CocoObject]] = [file.objects[i] for i in kept]
         names = [image.file_name for image in self._images]
         self.images_folder = Path(images_folder or find_images_folder(self.annotation_file, names))
-        check_files(
-            self.annotation_file, self.images_folder, [self.image_path(i) for i in range(len(self))]
-        )
+        check_files(self.annotation_file, self.images_folder, [self.image_path(i) for i in range(len(self))])
         self._report()
 
     def __len__(self) -> int:
@@ -148,9 +146,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
     def _target(self, image: CocoImage, found: list[CocoObject], rles: list[RLE | None]) -> Target:
         drawn = [rle for rle in rles if rle is not None]
         return Target(
-            boxes=torch.tensor([clipped_box(o.bbox, image) for o in found], dtype=torch.float32).reshape(
-                -1, 4
-            ),
+            boxes=torch.tensor([clipped_box(o.bbox, image) for o in found], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([o.label for o in found], dtype=torch.int64),
             masks=decode_rles(drawn, image.height, image.width) if self.masks else None,
             crowd=torch.tensor([o.crowd for o in found], dtype=torch.bool),
@@ -174,8 +170,6 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
     def _report(self) -> None:
         if self.problems:
             shown = "\n".join(f"  {p}" for p in self.problems[:3])
-            rest = (
-                f"\n  … and {len(self.problems) - 3} more, in .problems" if len(self.problems) > 3 else ""
-            )
+            rest = f"\n  … and {len(self.problems) - 3} more, in .problems" if len(self.problems) > 3 else ""
             count = f"{len(self.problems)} annotation{'s' * (len(self.problems) > 1)}"
             logger.warning("%s: left out %s:\n%s%s", self.annotation_file, count, shown, rest)

@@ -90,9 +90,7 @@ def read_coco(path: Path, masks: bool = True) -> CocoFile:
             problems.append(f"{name}: {fault}.")
     if problems and not any(objects):
         hint = " For boxes without masks pass masks=False." if "has no segmentation" in problems[0] else ""
-        raise DatasetError(
-            f"{path}: none of the {len(problems)} annotations is usable. {problems[0]}{hint}"
-        )
+        raise DatasetError(f"{path}: none of the {len(problems)} annotations is usable. {problems[0]}{hint}")
     return CocoFile(images, objects, class_names, category_ids, problems)
 
 
@@ -116,9 +114,7 @@ def read_json(path: Path) -> Any:
             f"{' The file looks cut off.' if e.pos >= len(e.doc.rstrip()) - 1 else ''}"
         ) from None
     except (RecursionError, ValueError):  # brackets nested, or a number long, beyond any use
-        raise DatasetError(
-            f"{path}: is not JSON that can be read; it is nested or long beyond reason."
-        ) from None
+        raise DatasetError(f"{path}: is not JSON that can be read; it is nested or long beyond reason.") from None
 
 
 def check_is_coco(path: Path, data: Any) -> None:
@@ -163,9 +159,7 @@ def _categories(path: Path, raw: list[dict[str, Any]]) -> tuple[tuple[str, ...],
     for position, category in enumerate(raw):
         category_id, name = category.get("id"), category.get("name")
         if not isinstance(category_id, int) or isinstance(category_id, bool):
-            raise DatasetError(
-                f"{path}: categories[{position}].id must be a whole number; got {category_id!r:.60}."
-            )
+            raise DatasetError(f"{path}: categories[{position}].id must be a whole number; got {category_id!r:.60}.")
         if not isinstance(name, str) or not name:
             raise DatasetError(f"{path}: categories[{position}].name must be text; got {name!r:.60}.")
     _check_unique(path, "categories", raw)
@@ -187,9 +181,7 @@ def _images(path: Path, raw: list[dict[str, Any]]) -> list[CocoImage]:
         for key, (rule, holds) in rules.items():
             if not holds(image.get(key)):
                 got = f"got {image[key]!r:.60}" if key in image else "it is missing"
-                raise DatasetError(
-                    f"{path}: {key!r} of {_name('images', position, image)} must be {rule}; {got}."
-                )
+                raise DatasetError(f"{path}: {key!r} of {_name('images', position, image)} must be {rule}; {got}.")
     _check_unique(path, "images", raw)
     return [CocoImage(i["id"], i["file_name"], int(i["height"]), int(i["width"])) for i in raw]
 
@@ -220,28 +212,17 @@ def _check_box_format(path: Path, annotations: list[dict[str, Any]], images: lis
     rows = []
     for raw in annotations:
         box, image_id = numbers(raw.get("bbox")), raw.get("image_id")
-        if (
-            box is not None
-            and len(box) == 4
-            and isinstance(image_id, (int, float, str))
-            and image_id in sizes
-        ):
+        if box is not None and len(box) == 4 and isinstance(image_id, (int, float, str)) and image_id in sizes:
             rows.append([*box, *sizes[image_id]])
     if len(rows) < 3:
         return  # too few to tell a habit from a slip
     x, y, w, h, width, height = np.array(rows).T
-    corners = (
-        (w > x) & (h > y) & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
-    )
+    corners = (w > x) & (h > y) & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
     rule = "bbox must be (x, y, width, height) in pixels"
     if corners.mean() > 0.5:
-        raise DatasetError(
-            f"{path}: {rule}; most of them reach outside their image, and look like (x1, y1, x2, y2)."
-        )
+        raise DatasetError(f"{path}: {rule}; most of them reach outside their image, and look like (x1, y1, x2, y2).")
     if ((x + w <= 1) & (y + h <= 1) & ((w < 1) | (h < 1))).all():
-        raise DatasetError(
-            f"{path}: {rule}; all of them lie within 0 … 1, and look like fractions of the image."
-        )
+        raise DatasetError(f"{path}: {rule}; all of them lie within 0 … 1, and look like fractions of the image.")
 
 
 def _known(raw: dict[str, Any], key: str, places: dict[Any, int]) -> int:
@@ -271,11 +252,7 @@ def _object(name: str, raw: dict[str, Any], image: CocoImage, label: int, masks:
         bbox = rle_box(to_rle(segmentation, image.height, image.width))
     box = _checked_box(bbox, image)
     if isinstance(area, bool) or not isinstance(area, (int, float)) or not 0 < area < 1e18:
-        area = (
-            box[2] * box[3]
-            if segmentation is None
-            else rle_area(to_rle(segmentation, image.height, image.width))
-        )
+        area = box[2] * box[3] if segmentation is None else rle_area(to_rle(segmentation, image.height, image.width))
     kept = None if segmentation is None else compact(segmentation)
     return CocoObject(name, label, box, kept, bool(crowd), float(area))
 
@@ -294,9 +271,7 @@ def _checked_box(bbox: object, image: CocoImage) -> tuple[float, float, float, f
     x1, y1, x2, y2 = clipped_box((x, y, w, h), image)
     if not (x1 < x2 and y1 < y2):
         outside = x >= image.width or y >= image.height or x + w <= 0 or y + h <= 0
-        where = (
-            f"lies outside the image of {image.width} × {image.height} pixels" if outside else "has no area"
-        )
+        where = f"lies outside the image of {image.width} × {image.height} pixels" if outside else "has no area"
         raise AnnotationError(f"bbox {bbox} {where}")
     return x, y, w, h
 

@@ -45,9 +45,7 @@ def save_as_coco(dataset: Labelled, folder: str | Path) -> Path:
             pixels, target = dataset[index]
             name = f"{index:06d}.png"
             Image.fromarray(pixels).save(folder / "images" / name, compress_level=1)
-            images.append(
-                {"id": index + 1, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]}
-            )
+            images.append({"id": index + 1, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
             for entry in target_annotations(target):
                 entry = {"id": len(annotations) + 1, "image_id": index + 1, **entry}
                 annotations.append({**entry, "category_id": entry.pop("label") + 1})

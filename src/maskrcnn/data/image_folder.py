@@ -28,9 +28,7 @@ def find_images_folder(annotation_file: Path, file_names: Sequence[str]) -> Path
     probes = file_names[:PROBES]
     hits = [sum(os.path.isfile(image_path(folder, name)) for name in probes) for folder in folders]
     if max(hits) == 0:
-        looked = "\n".join(
-            f"  {folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders
-        )
+        looked = "\n".join(f"  {folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders)
         raise DatasetError(
             f"{annotation_file}: its images, such as {file_names[0]!r}, are not found; pass images_folder. "
             f"Looked in:\n{looked}"

@@ -22,7 +22,13 @@ def open_dataset(
 
 @overload
 def open_dataset(
-    source: str, split: str, images: Path | None = None, *, masks: bool = True, keep_empty: bool = True, optional: bool
+    source: str,
+    split: str,
+    images: Path | None = None,
+    *,
+    masks: bool = True,
+    keep_empty: bool = True,
+    optional: bool,
 ) -> CocoDataset | ShapesDataset | None: ...
 
 

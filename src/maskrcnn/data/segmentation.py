@@ -52,13 +52,9 @@ def check_segmentation(segmentation: object, height: int, width: int) -> None:
             raise AnnotationError("its mask is empty")
         return
     if not isinstance(segmentation, list):
-        raise AnnotationError(
-            f"segmentation must be polygons or run lengths (RLE); got {type(segmentation).__name__}"
-        )
+        raise AnnotationError(f"segmentation must be polygons or run lengths (RLE); got {type(segmentation).__name__}")
     if segmentation and not any(isinstance(s, (list, dict)) for s in segmentation):
-        raise AnnotationError(
-            "segmentation is a flat list; a polygon must stand in a list of polygons, [[x, y, …]]"
-        )
+        raise AnnotationError("segmentation is a flat list; a polygon must stand in a list of polygons, [[x, y, …]]")
     thin = True
     for k, polygon in enumerate(segmentation):
         name = f"polygon {k + 1}" if len(segmentation) > 1 else "its polygon"
@@ -76,9 +72,7 @@ def _extent(polygon: object, name: str, height: int, width: int) -> tuple[float,
     if len(values) % 2:
         raise AnnotationError(f"{name} has an odd number of coordinates ({len(values)})")
     if len(values) < 6:
-        raise AnnotationError(
-            f"{name} has {len(values) // 2} point{'s' * (len(values) != 2)}; it needs at least 3"
-        )
+        raise AnnotationError(f"{name} has {len(values) // 2} point{'s' * (len(values) != 2)}; it needs at least 3")
     x, y = values[0::2], values[1::2]
     x1, y1, x2, y2 = float(x.min()), float(y.min()), float(x.max()), float(y.max())
     if not all(map(math.isfinite, (x1, y1, x2, y2))):  # one NaN makes both ends NaN
@@ -93,18 +87,12 @@ def _run_lengths(rle: dict[Any, Any], height: int, width: int) -> Int64[np.ndarr
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
         swapped = "; height and width look swapped" if size == [width, height] else ""
-        raise AnnotationError(
-            f"its RLE has size {size}, its image [{height}, {width}] (height, width){swapped}"
-        )
+        raise AnnotationError(f"its RLE has size {size}, its image [{height}, {width}] (height, width){swapped}")
     if isinstance(counts, str):
         runs = _uncompressed(counts)
     else:
         values = numbers(counts)
-        if (
-            values is None
-            or not len(values)
-            or not (np.isfinite(values) & (values == np.floor(values))).all()
-        ):
+        if values is None or not len(values) or not (np.isfinite(values) & (values == np.floor(values))).all():
             raise AnnotationError("the counts of its RLE must be text, or a list of whole numbers")
         runs = values.clip(-1, 2**40).astype(np.int64)
     if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:

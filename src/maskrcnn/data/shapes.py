@@ -171,9 +171,7 @@ def _distinct_colors(rng: np.random.Generator, count: int) -> Int[np.ndarray, "C
     return colors
 
 
-def _target(
-    labels: Int[np.ndarray, " G"], masks: Bool[np.ndarray, "G H W"], image_size: tuple[int, int]
-) -> Target:
+def _target(labels: Int[np.ndarray, " G"], masks: Bool[np.ndarray, "G H W"], image_size: tuple[int, int]) -> Target:
     height, width = image_size
     columns, rows = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))
     left, right = columns.argmax(axis=1), width - columns[:, ::-1].argmax(axis=1)

@@ -96,9 +96,7 @@ class CocoEvaluator:
                 f"the image has {_size(wanted)}. Detections must be in the frame of the original photo."
             )
         if self.masks and detections.masks is None:
-            raise InputError(
-                f"The detections of image {index} have no masks; measure boxes with masks=False."
-            )
+            raise InputError(f"The detections of image {index} have no masks; measure boxes with masks=False.")
         labels = detections.labels.tolist()
         if labels and not 0 <= min(labels) <= max(labels) < len(self.class_names):
             raise InputError(
@@ -144,9 +142,7 @@ class CocoEvaluator:
         for entry in ground_truth["annotations"]:
             if self.masks and "segmentation" not in entry:
                 raise InputError("The data set was read without masks; measure boxes with masks=False.")
-            self._truth[places[entry["image_id"]]].objects.append(
-                {**entry, "label": labels[entry["category_id"]]}
-            )
+            self._truth[places[entry["image_id"]]].objects.append({**entry, "label": labels[entry["category_id"]]})
 
     def _measure(
         self, kind: Literal["bbox", "segm"], truth: dict[int, _Truth]
@@ -195,9 +191,7 @@ class CocoEvaluator:
                 )
         coco = COCO()
         coco.dataset = {
-            "images": [
-                {"id": i, "height": t.image_size[0], "width": t.image_size[1]} for i, t in truth.items()
-            ],
+            "images": [{"id": i, "height": t.image_size[0], "width": t.image_size[1]} for i, t in truth.items()],
             "annotations": annotations,
             "categories": [{"id": k, "name": name} for k, name in enumerate(self.class_names)],
         }

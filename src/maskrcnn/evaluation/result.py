@@ -56,9 +56,7 @@ class EvaluationResult:
         table.add_column("Measured on", style="dim")
         for figure, meaning in FIGURES.items():
             values = [self.box[figure]] if self.mask is None else [self.box[figure], self.mask[figure]]
-            table.add_row(
-                figure, *map(_percent, values), meaning, end_section=figure in ("AP75", "APl", "AR100")
-            )
+            table.add_row(figure, *map(_percent, values), meaning, end_section=figure in ("AP75", "APl", "AR100"))
         return table
 
     def class_table(self) -> Table:

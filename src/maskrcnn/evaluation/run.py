@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
+from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
 from maskrcnn.evaluation.coco_ap import CocoEvaluator
 from maskrcnn.evaluation.result import EvaluationResult
 from maskrcnn.progress import Reporter
@@ -14,20 +15,9 @@ if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
 
 
-class Labelled(Protocol):
-    """A data set of (image, target) that names its classes."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
-
-
 def evaluate(
     model: MaskRCNN,
-    dataset: Labelled,
+    dataset: ImagesAndTargets,
     batch_size: int = 1,
     reporter: Reporter | None = None,
     collect: Callable[[int, Detections], None] | None = None,
@@ -45,7 +35,9 @@ def evaluate(
         collect: is given every image's index and detections as they come.
     """
     reporter = reporter or Reporter(quiet=True)
-    evaluator = CocoEvaluator.from_dataset(dataset, masks=model.config.masks)
+    own = hasattr(dataset, "coco_ground_truth")
+    known = dataset if own else CheckedDataset(dataset, model.config.class_names, model.config.masks)
+    evaluator = CocoEvaluator.from_dataset(known, masks=model.config.masks)  # type: ignore[arg-type]
     with reporter.bar("evaluating", len(dataset)) as bar:
         for start in range(0, len(dataset), batch_size):
             indices = range(start, min(start + batch_size, len(dataset)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -44,22 +45,18 @@ class BoxHead(nn.Module):
         self.config = config
         self.num_classes = num_classes
         convs = [in_channels] + [config.conv_channels] * config.num_convs
-        self.convs = nn.Sequential(
-            *(ConvNorm(a, b, 3, config.norm, config.norm_eps) for a, b in zip(convs, convs[1:], strict=False))
-        )
+        self.convs = nn.Sequential(*(ConvNorm(a, b, 3, config.norm, config.norm_eps) for a, b in pairwise(convs)))
         pooled = convs[-1] * crop_size**2 if config.num_fcs else convs[-1]
         widths = [pooled] + [config.fc_channels] * config.num_fcs
-        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.class_logits = nn.Linear(widths[-1], num_classes + 1)
         self.box_deltas = nn.Linear(widths[-1], 4 * (1 if config.class_agnostic else num_classes))
         for fc in self.fcs:
-            init_conv(fc)
+            init_conv(fc)  # type: ignore[arg-type]
         init_predictor(self.class_logits, std=0.01)
         init_predictor(self.box_deltas, std=0.001)
 
-    def forward(
-        self, crops: Float[Tensor, "R C size size"]
-    ) -> tuple[Float[Tensor, "R K+1"], Float[Tensor, "R Kb 4"]]:
+    def forward(self, crops: Float[Tensor, "R C size size"]) -> tuple[Float[Tensor, "R K1"], Float[Tensor, "R Kb 4"]]:
         """Return class logits, background last, and box deltas per class (or one, class-agnostic)."""
         x = self.convs(crops)
         x = x.flatten(1) if self.fcs else x.mean((2, 3))
@@ -74,15 +71,15 @@ class BoxHead(nn.Module):
         matches = match(boxes, valid, targets.boxes, targets.valid, self.config.matching)
         drawn = draw_sample(matches, self.config.matching)
         return SampledRoIs(
-            stage("sampled_rois", box_ops.gather_rows(boxes, drawn.index)),
-            box_ops.gather_rows(matches.matched_gt, drawn.index),
+            stage("sampled_rois", box_ops.gather_rows(boxes, drawn.chosen)),
+            box_ops.gather_rows(matches.matched_gt, drawn.chosen),
             drawn.positive,
             drawn.valid,
         )
 
     def losses(
         self,
-        class_logits: Float[Tensor, "NS K+1"],
+        class_logits: Float[Tensor, "NS K1"],
         box_deltas: Float[Tensor, "NS Kb 4"],
         rois: SampledRoIs,
         targets: TargetBatch,
@@ -103,7 +100,7 @@ class BoxHead(nn.Module):
 
     def detections(
         self,
-        class_logits: Float[Tensor, "NP K+1"],
+        class_logits: Float[Tensor, "NP K1"],
         box_deltas: Float[Tensor, "NP Kb 4"],
         proposals: Proposals,
         images: ImageBatch,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -23,9 +25,7 @@ class MaskHead(nn.Module):
         super().__init__()
         self.config = config
         widths = [in_channels] + [config.channels] * config.num_convs
-        self.convs = nn.Sequential(
-            *(ConvNorm(a, b, 3, config.norm, config.norm_eps) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.convs = nn.Sequential(*(ConvNorm(a, b, 3, config.norm, config.norm_eps) for a, b in pairwise(widths)))
         self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, stride=2)
         self.predictor = nn.Conv2d(config.channels, 1 if config.class_agnostic else num_classes, 1)
         init_conv(self.deconv)
@@ -36,7 +36,11 @@ class MaskHead(nn.Module):
         return self.predictor(F.relu(self.deconv(self.convs(crops)))).float()
 
     def loss(
-        self, mask_logits: Float[Tensor, "NF Km M M"], rois: SampledRoIs, targets: TargetBatch, aligned: bool
+        self,
+        mask_logits: Float[Tensor, "NF Km M M"],
+        rois: SampledRoIs,
+        targets: TargetBatch,
+        aligned: bool,
     ) -> Float[Tensor, ""]:
         """Return the mean binary cross-entropy of the positive RoIs' own class (Mask R-CNN, section 3)."""
         size = mask_logits.shape[-1]

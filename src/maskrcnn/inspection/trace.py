@@ -100,9 +100,7 @@ def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None
             hint = did_you_mean(name, [*tensors, *modules, *ALIASES])
             raise InputError(f"This network has no stage or module {name!r}.{hint}")
     chosen = {
-        found: tensor
-        for found, tensor in tensors.items()
-        if any(fnmatch.fnmatchcase(found, name) for name in wanted)
+        found: tensor for found, tensor in tensors.items() if any(fnmatch.fnmatchcase(found, name) for name in wanted)
     }
     return Trace(chosen)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int64
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -36,7 +36,9 @@ def overlap(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> Tensor:
 
 
 def encode(
-    reference: Float[Tensor, "*b 4"], boxes: Float[Tensor, "*b 4"], weights: tuple[float, float, float, float]
+    reference: Float[Tensor, "*b 4"],
+    boxes: Float[Tensor, "*b 4"],
+    weights: tuple[float, float, float, float],
 ) -> Float[Tensor, "*b 4"]:
     """Return the deltas (dx, dy, dw, dh) that move `reference` boxes onto `boxes` (R-CNN, appendix C).
 

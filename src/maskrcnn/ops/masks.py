@@ -35,7 +35,7 @@ def crop_masks(
     rows = bilinear.averaging_matrix(start[:, 1], side[:, 1], mask_size, height)
     columns = bilinear.averaging_matrix(start[:, 0], side[:, 0], mask_size, width)
     crops = []
-    for part in torch.arange(len(image), device=boxes.device).split(CHUNK):
+    for part in torch.arange(len(image), device=boxes.device).split(CHUNK):  # type: ignore[no-untyped-call]
         whole = masks[image[part], matched.reshape(-1)[part]].to(boxes.dtype)
         crops.append(rows[part] @ whole @ columns[part].mT)
     return torch.cat(crops)
@@ -80,7 +80,10 @@ def paste_probabilities(
 
 
 def _pasted(
-    probabilities: Float[Tensor, "D M M"], boxes: Float[Tensor, "D 4"], image_size: tuple[int, int], rule: str
+    probabilities: Float[Tensor, "D M M"],
+    boxes: Float[Tensor, "D 4"],
+    image_size: tuple[int, int],
+    rule: str,
 ) -> list[tuple[int, int, Float[Tensor, "h w"]]]:
     """Return (top, left, values) of the part of the image that each mask can reach."""
     height, width = image_size

@@ -59,7 +59,7 @@ def _greedy(suppresses: Bool[Tensor, "B R R"], valid: Bool[Tensor, "B R"]) -> Bo
 
     keep, before = valid.clone(), ~valid
     if torch.compiler.is_compiling():
-        keep, _ = torch.while_loop(unsettled, settle, (keep, before))
+        keep, _ = torch.while_loop(unsettled, settle, (keep, before))  # type: ignore[no-untyped-call]
         return keep
     while unsettled(keep, before):
         keep, before = settle(keep, before)

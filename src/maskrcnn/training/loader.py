@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,18 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn.config import Config
+from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
 from maskrcnn.errors import ImageFileError, MaskRCNNError
-from maskrcnn.images import ImageLike, batch_images, load_image, prepare_image
+from maskrcnn.images import batch_images, prepare_image
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
-from maskrcnn.targets import batch_targets, check_target, resize_target
-
-
-class ImagesAndTargets(Protocol):
-    """Any data set of (image, target): images as `predict` takes them, targets a `Target` or torchvision's dict."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[ImageLike, Any]: ...
+from maskrcnn.targets import batch_targets, resize_target
 
 
 class Batch(NamedTuple):
@@ -50,7 +43,7 @@ class TrainingItems(Dataset[Any]):
     """
 
     def __init__(self, dataset: ImagesAndTargets, config: Config, flip: float, seed: int) -> None:
-        self.dataset = dataset
+        self.dataset = CheckedDataset(dataset, config.class_names, config.masks)
         self.config = config
         self.flip = flip
         self.seed = seed
@@ -64,17 +57,15 @@ class TrainingItems(Dataset[Any]):
             return e
 
     def _item(self, epoch: int, index: int) -> _Item:
-        name = image_name(self.dataset, index)
-        source, target = self.dataset[index]
-        image = load_image(source, name)
+        image, target = self.dataset[index]
         size = (image.shape[0], image.shape[1])
-        target = check_target(target, size, self.config.num_classes, self.config.masks, f"target of {name}")
         target = target.without_crowds()
         if np.random.default_rng([self.seed, epoch, index]).random() < self.flip:
             image, target = mirrored(image, target)
         prepared = prepare_image(image, self.config.image)
         new_size = (int(prepared.shape[1]), int(prepared.shape[2]))
-        return _Item(prepared, resize_target(target, size, new_size, self.config.image.resize), size, name)
+        target = resize_target(target, size, new_size, self.config.image.resize)
+        return _Item(prepared, target, size, self.dataset.image_name(index))
 
     def collate(self, items: Sequence[_Item | MaskRCNNError]) -> Batch | MaskRCNNError:
         """Return a batch without the images that cannot be read; any other error as it is."""
@@ -130,7 +121,7 @@ def training_batches(
     """Return the batches of steps `start` to `stop`, across epochs."""
     return DataLoader(
         items,
-        batch_sampler=_Steps(order, start, stop),  # type: ignore[arg-type]
+        batch_sampler=_Steps(order, start, stop),
         num_workers=workers,
         collate_fn=items.collate,
         generator=torch.Generator(),  # not the global one, which belongs to the network's own sampling
@@ -138,9 +129,7 @@ def training_batches(
     )
 
 
-def mirrored(
-    image: UInt8[np.ndarray, "H W 3"], target: Target
-) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:
+def mirrored(image: UInt8[np.ndarray, "H W 3"], target: Target) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:
     """Return image and target mirrored left to right."""
     width = image.shape[1]
     x1, y1, x2, y2 = target.boxes.unbind(-1)
@@ -148,9 +137,3 @@ def mirrored(
     masks = None if target.masks is None else target.masks.flip(-1)
     flipped = Target(boxes, target.labels, masks, target.crowd, target.area)
     return np.ascontiguousarray(image[:, ::-1]), flipped
-
-
-def image_name(dataset: ImagesAndTargets, index: int) -> str:
-    """Return what the data set calls an item, for messages: a path where it has one."""
-    name = getattr(dataset, "image_name", None)
-    return str(name(index)) if name is not None else f"item {index} of the data set"

@@ -14,14 +14,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskrcnn.errors import ConfigError, DatasetError, InputError, MaskRCNNError, NonFiniteLossError, WriteError
-from maskrcnn.errors import os_reason
+from maskrcnn.data.any import ImagesAndTargets
+from maskrcnn.errors import (
+    ConfigError,
+    DatasetError,
+    InputError,
+    MaskRCNNError,
+    NonFiniteLossError,
+    WriteError,
+    os_reason,
+)
 from maskrcnn.evaluation import EvaluationResult, evaluate
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Losses
 from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from maskrcnn.training.loader import Batch, ImagesAndTargets, Order, TrainingItems, training_batches
+from maskrcnn.training.loader import Batch, Order, TrainingItems, training_batches
 from maskrcnn.training.log import RunLog
 from maskrcnn.training.options import TrainOptions
 
@@ -94,7 +102,11 @@ class _Run:
         self.validation = validation
         self.reporter = reporter or Reporter(quiet=True)
         self.order = Order(
-            len(dataset), options.batch_size, options.seed, self.accelerator.process_index, self.accelerator.num_processes
+            len(dataset),
+            options.batch_size,
+            options.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
         )
         self.total = self.order.steps_per_epoch * options.epochs
         self.items = TrainingItems(dataset, model.config, options.flip, options.seed)
@@ -111,7 +123,10 @@ class _Run:
         start = self._resume() if resume else 0
         self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
         if self.main:
-            described = {"config": json.loads(self.model.config.to_json()), "options": self.options.model_dump()}
+            described = {
+                "config": json.loads(self.model.config.to_json()),
+                "options": self.options.model_dump(),
+            }
             _write_text(self.folder / "run.json", json.dumps(described, indent=2) + "\n")
         batches = training_batches(self.items, self.order, start, self.total, self.options.workers)
         with ExitStack() as stack:
@@ -131,9 +146,7 @@ class _Run:
             except KeyboardInterrupt:
                 self._save(step)
                 raise
-        return TrainResult(
-            self.folder, self.folder / WEIGHTS, self.total, time.monotonic() - started, self.evaluation
-        )
+        return TrainResult(self.folder, self.folder / WEIGHTS, self.total, time.monotonic() - started, self.evaluation)
 
     def _step(self, step: int, batch: Batch | MaskRCNNError) -> dict[str, float]:
         """Do one step and return its figures."""
@@ -259,10 +272,12 @@ def _mixed(*numbers: int) -> int:
 
 def _accelerator(options: TrainOptions, device: str | None) -> Any:
     try:
-        from accelerate import Accelerator
+        from accelerate.accelerator import Accelerator
     except ImportError:
         raise InputError('Training needs Accelerate: pip install "maskrcnn[train]"') from None
-    cpu = device == "cpu" or (device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    cpu = device == "cpu" or (
+        device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
     if options.precision == "fp16" and cpu:
         raise ConfigError("precision fp16 needs a GPU; on a CPU take bf16 or fp32.")
     try:
@@ -287,7 +302,8 @@ def _check_classes(model: MaskRCNN, dataset: ImagesAndTargets | None, which: str
     names = getattr(dataset, "class_names", None)
     if names is not None and tuple(names) != model.config.class_names:
         raise DatasetError(
-            f"The {which} data has the classes {', '.join(names)}; the network has {', '.join(model.config.class_names)}."
+            f"The {which} data has the classes {', '.join(names)}; "
+            f"the network has {', '.join(model.config.class_names)}."
         )
 
 
@@ -313,7 +329,8 @@ def _write_text(path: Path, text: str) -> None:
 def _summary(result: EvaluationResult) -> str:
     shown = [("box", result.box)] + ([("mask", result.mask)] if result.mask is not None else [])
     return "  ".join(
-        f"{name} AP {100 * (figures['AP'] or 0):.1f} (AP50 {100 * (figures['AP50'] or 0):.1f})" for name, figures in shown
+        f"{name} AP {100 * (figures['AP'] or 0):.1f} (AP50 {100 * (figures['AP50'] or 0):.1f})"
+        for name, figures in shown
     )
 
 
@@ -321,4 +338,3 @@ def _shown(record: dict[str, float]) -> str:
     names = ("loss", "loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask")
     short = ("loss", "objectness", "rpn box", "class", "box", "mask")
     return "  ".join(f"{s} {record[n]:.3f}" for s, n in zip(short, names, strict=True) if n in record)
-

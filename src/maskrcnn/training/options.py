@@ -24,7 +24,7 @@ class TrainOptions(Fields):
     """Not applied to biases and normalisation."""
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[Fraction, ...] = (2 / 3, 11 / 12)
-    """`step`: fractions of the run after which the rate is multiplied by `gamma`; by default those of the papers' 1x."""
+    """`step`: fractions of the run after which the rate is multiplied by `gamma`; the papers' 1x by default."""
     gamma: Fraction = 0.1
     warmup_steps: Natural = 500
     """Steps over which the rate rises linearly from a thousandth."""

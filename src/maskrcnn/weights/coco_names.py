@@ -15,7 +15,7 @@ _NAMES = (
 
 
 def coco_names(num_classes: int) -> tuple[str, ...]:
-    """Return COCO's names for 80 classes, or for 90 with the ids that COCO left unused; else "class 0", …
+    """Return COCO's names for 80 classes, or for 90 with the ids that COCO left unused; else numbered ones.
 
     Example:
         >>> coco_names(80)[:2], coco_names(90)[11], coco_names(2)

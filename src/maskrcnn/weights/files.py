@@ -28,7 +28,7 @@ METADATA_KEY = "maskrcnn.config"
 
 
 def load(
-    source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray[Any, Any]],
+    source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray],
     format: Format | None = None,
     class_names: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,

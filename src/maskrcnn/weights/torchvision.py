@@ -78,8 +78,8 @@ def _rename(key: str, name: str) -> str:
     for pattern, ours in RENAMES:
         found = re.fullmatch(pattern, key)
         if found:
-            shifted = re.sub(r"\{1\+(\d)\}", lambda plus: str(int(found[1]) + int(plus[1])), ours)
-            return found.expand(shifted)
+            first = int(found[1]) if "{1+" in ours else 0
+            return found.expand(ours.replace("{1+0}", str(first)).replace("{1+2}", str(first + 2)))
     raise CheckpointError(f"{name}: no part of a Mask R-CNN corresponds to torchvision's tensor {key!r}.")
 
 
