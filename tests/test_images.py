@@ -107,9 +107,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "lfs.jpg": "git lfs pull",
         "phone.heic": "HEIC",
     }
-    return {name: (folder / name, words) for name, words in said.items()} | {
-        "folder": (folder, "is a folder")
-    }
+    return {name: (folder / name, words) for name, words in said.items()} | {"folder": (folder, "is a folder")}
 
 
 def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
@@ -118,9 +116,7 @@ def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
             load_image(path)
         message = str(caught.value)
         assert message.startswith(f"{path}: ") and words in message and "\n" not in message
-        assert (
-            caught.value.__context__ is None or caught.value.__suppress_context__
-        )  # no traceback of Pillow's
+        assert caught.value.__context__ is None or caught.value.__suppress_context__  # no traceback of Pillow's
 
 
 def test_truncated_file_opened_by_the_caller_is_named(tmp_path: Path) -> None:
@@ -164,9 +160,7 @@ def test_uint16_array_is_scaled() -> None:
 
 
 def test_flipped_array_is_taken() -> None:
-    np.testing.assert_array_equal(
-        load_image(photo()[::-1, ::-1]), np.ascontiguousarray(photo()[::-1, ::-1])
-    )
+    np.testing.assert_array_equal(load_image(photo()[::-1, ::-1]), np.ascontiguousarray(photo()[::-1, ::-1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
@@ -303,9 +297,7 @@ def test_what_gives_no_picture_is_named(album: Path, name: str, words: str) -> N
         ((1, 1), TORCHVISION, (800, 800)),
     ],
 )
-def test_resized_size_by_hand(
-    size: tuple[int, int], config: ImageConfig, expected: tuple[int, int]
-) -> None:
+def test_resized_size_by_hand(size: tuple[int, int], config: ImageConfig, expected: tuple[int, int]) -> None:
     assert resized_size(*size, config) == expected
 
 

@@ -76,8 +76,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "one mask [H, W]": (given(masks=torch.zeros(*SIZE)), "For a single mask pass masks[None]"),
     "three masks for one box": (
         given(masks=torch.zeros(3, *SIZE, dtype=torch.bool)),
-        "one like its boxes and the size of images[3]; got bool [3, 480, 640]. "
-        "There are 3 masks for 1 box.",
+        "one like its boxes and the size of images[3]; got bool [3, 480, 640]. There are 3 masks for 1 box.",
     ),
     "masks missing": (
         given(masks=None),
@@ -102,8 +101,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "label beyond K": (given(labels=[90]), "got 90. Labels are 0-based and background is not a class."),
     "float labels": (
         given(labels=[1.0]),
-        "targets[3].labels must be integers, int64 [1]; got float64 [1]. "
-        "Convert with labels.to(torch.int64).",
+        "targets[3].labels must be integers, int64 [1]; got float64 [1]. Convert with labels.to(torch.int64).",
     ),
     "bool labels": (
         given(labels=[True]),
@@ -130,8 +128,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "ragged boxes": (given(boxes=[[1, 2, 3, 4], [5]]), "got list whose rows differ in length."),
     "box with nan": (
         with_box(1, 2, NAN, 4),
-        "targets[3].boxes[5] must be four finite numbers; got (1, 2, nan, 4). "
-        "Drop the object or repair its box.",
+        "targets[3].boxes[5] must be four finite numbers; got (1, 2, nan, 4). Drop the object or repair its box.",
     ),
     "box with infinity": (
         with_box(1, 2, float("inf"), 4),
@@ -192,13 +189,9 @@ def test_unequal_numbers_of_images_and_targets_are_refused(images: int, targets:
 
 GOOD = {
     "tensors": given(2),
-    "target": Target(
-        torch.tensor([BOX] * 2), torch.tensor([0, 0]), torch.zeros(2, *SIZE, dtype=torch.bool)
-    ),
+    "target": Target(torch.tensor([BOX] * 2), torch.tensor([0, 0]), torch.zeros(2, *SIZE, dtype=torch.bool)),
     "arrays": {k: v.numpy() for k, v in given(2).items() if k != "image_id"},
-    "lists": given(
-        2, boxes=[list(BOX)] * 2, labels=[0, 0], masks=[torch.zeros(*SIZE, dtype=torch.bool)] * 2
-    ),
+    "lists": given(2, boxes=[list(BOX)] * 2, labels=[0, 0], masks=[torch.zeros(*SIZE, dtype=torch.bool)] * 2),
     "other types": given(
         2,
         boxes=np.array([BOX] * 2, ">f8"),
@@ -215,11 +208,7 @@ def test_good_target_is_converted(target: object) -> None:
     checked = check_target(target, SIZE, 1, masks=True)
     assert checked.boxes.dtype == torch.float32 and checked.boxes.tolist() == [list(BOX)] * 2
     assert checked.labels.dtype == torch.int64 and checked.labels.tolist() == [0, 0]
-    assert (
-        checked.masks is not None
-        and checked.masks.dtype == torch.bool
-        and checked.masks.shape == (2, *SIZE)
-    )
+    assert checked.masks is not None and checked.masks.dtype == torch.bool and checked.masks.shape == (2, *SIZE)
     assert checked.crowd is None and checked.area is None
 
 
@@ -235,16 +224,8 @@ EMPTY = {
 @pytest.mark.parametrize("target", EMPTY.values(), ids=EMPTY.keys())
 def test_no_objects_are_fine(target: object) -> None:
     checked = check_target(target, SIZE, 3, masks=True)
-    assert (
-        checked.boxes.shape == (0, 4)
-        and checked.labels.shape == (0,)
-        and checked.labels.dtype == torch.int64
-    )
-    assert (
-        checked.masks is not None
-        and checked.masks.shape == (0, *SIZE)
-        and checked.masks.dtype == torch.bool
-    )
+    assert checked.boxes.shape == (0, 4) and checked.labels.shape == (0,) and checked.labels.dtype == torch.int64
+    assert checked.masks is not None and checked.masks.shape == (0, *SIZE) and checked.masks.dtype == torch.bool
 
 
 def test_crowd_and_area_are_kept_under_both_names() -> None:
@@ -298,18 +279,14 @@ def test_masks_are_resized_as_the_references_do(old: tuple[int, int], new: tuple
     expected = F.interpolate(masks_of(*old)[:, None].float(), size=new, mode="nearest")[:, 0].bool()
     assert torch.equal(resize_target(target, old, new).masks, expected)
     pillow = [
-        np.asarray(Image.fromarray(m.astype(np.uint8)).resize(new[::-1], Image.Resampling.NEAREST)).astype(
-            bool
-        )
+        np.asarray(Image.fromarray(m.astype(np.uint8)).resize(new[::-1], Image.Resampling.NEAREST)).astype(bool)
         for m in masks_of(*old).numpy()
     ]
     assert torch.equal(resize_target(target, old, new, "pil").masks, torch.from_numpy(np.stack(pillow)))
 
 
 def some(count: int, height: int = 6, width: int = 5) -> Target:
-    return Target(
-        torch.ones(count, 4), torch.full((count,), 2), torch.ones(count, height, width, dtype=torch.bool)
-    )
+    return Target(torch.ones(count, 4), torch.full((count,), 2), torch.ones(count, height, width, dtype=torch.bool))
 
 
 def test_targets_are_padded_to_a_multiple_of_four() -> None:
@@ -317,15 +294,11 @@ def test_targets_are_padded_to_a_multiple_of_four() -> None:
     assert batch.boxes.shape == (3, 8, 4) and batch.masks.shape == (3, 8, 8, 8)
     assert batch.valid.sum(1).tolist() == [5, 1, 0] and batch.valid[0, :5].all()
     assert batch.labels[0].tolist() == [2] * 5 + [0] * 3
-    assert (
-        batch.masks[0, 0, :6, :5].all() and batch.masks[0, 0].sum() == 30 and not batch.masks[0, 5:].any()
-    )
+    assert batch.masks[0, 0, :6, :5].all() and batch.masks[0, 0].sum() == 30 and not batch.masks[0, 5:].any()
 
 
 def test_no_objects_at_all_give_slots_that_are_not_valid() -> None:
-    batch = batch_targets(
-        [some(0), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))], (8, 8), True
-    )
+    batch = batch_targets([some(0), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))], (8, 8), True)
     assert batch.boxes.shape == (2, 4, 4) and not batch.valid.any() and batch.masks.shape == (2, 4, 8, 8)
 
 

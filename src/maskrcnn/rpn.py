@@ -78,7 +78,7 @@ class RPN(nn.Module):
         if training:
             pre_nms, post_nms = config.pre_nms_top_n_training, config.post_nms_top_n_training
         scores, index = _top_of_each_level(output.objectness.detach(), output.level_sizes, pre_nms)
-        levels, most = index.shape[1:]  # [N, L, most]: levels with fewer anchors repeat their last with −inf
+        levels, most = index.shape[1:]  # [N, L, most]: levels with fewer anchors repeat their first with −inf
         flat = index.flatten(1)
         reference = stage("proposals_before_refinement", output.anchors[flat])
         deltas = box_ops.gather_rows(output.deltas.detach(), flat)
@@ -90,7 +90,7 @@ class RPN(nn.Module):
         best, order = scores.topk(min(post_nms, levels * most))
         kept = best.isfinite()
         return Proposals(
-            stage("proposals", box_ops.gather_rows(boxes, order) * kept[..., None]),
+            stage("proposals", torch.where(kept[..., None], box_ops.gather_rows(boxes, order), 0.0)),
             stage("proposal_scores", best.sigmoid()),
             kept,
         )

@@ -228,9 +228,7 @@ def test_backslashes_of_windows_are_folders(tmp_path: Path) -> None:
     ],
     ids=["other", "swapped"],
 )
-def test_an_image_of_another_size_than_the_file_says(
-    tmp_path: Path, size: tuple[int, int], message: str
-) -> None:
+def test_an_image_of_another_size_than_the_file_says(tmp_path: Path, size: tuple[int, int], message: str) -> None:
     dataset = CocoDataset(write(tmp_path, good()))
     Image.new("RGB", size).save(tmp_path / "images" / "a.png")
     with pytest.raises(DatasetError, match=message):
@@ -279,9 +277,7 @@ def test_a_broken_image_is_an_image_error(tmp_path: Path) -> None:
         "via2",
     ],
 )
-def test_files_that_are_not_coco_are_named_with_what_they_look_like(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_files_that_are_not_coco_are_named_with_what_they_look_like(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message) as caught:
         CocoDataset(write(tmp_path, text))
     assert str(tmp_path / "truth.json") in str(caught.value)
@@ -335,9 +331,7 @@ def put(path: str, value: object) -> Callable[[Contents], None]:
         (put("categories.1.name", "dog"), "have the same name 'dog'"),
     ],
 )
-def test_faults_of_the_whole_file_raise(
-    tmp_path: Path, change: Callable[[Contents], None], message: str
-) -> None:
+def test_faults_of_the_whole_file_raise(tmp_path: Path, change: Callable[[Contents], None], message: str) -> None:
     contents = good()
     change(contents)
     with pytest.raises(DatasetError, match=message) as caught:
@@ -437,17 +431,13 @@ def test_a_faulty_annotation_is_left_out_and_named(
     assert len(dataset.problems) == 1
     assert dataset.problems[0].startswith("annotation 1")
     assert len(dataset[0][1]) == 2
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{path}: left out 1 annotation:\n  {dataset.problems[0]}"
-    ]
+    assert [r.getMessage() for r in caplog.records] == [f"{path}: left out 1 annotation:\n  {dataset.problems[0]}"]
     with pytest.raises(DatasetError, match=message) as caught:
         CocoDataset(path, on_error="raise")
     assert str(caught.value).startswith(f"{path}: annotation 1")
 
 
-def test_problems_name_the_image_and_are_logged_in_short(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_problems_name_the_image_and_are_logged_in_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     contents = good()
     bad = contents["annotations"].pop(0)
     for k in range(5):
@@ -484,9 +474,7 @@ def test_a_file_without_one_usable_annotation_raises(tmp_path: Path) -> None:
     contents = good()
     for annotation in contents["annotations"]:
         annotation["category_id"] += 1
-    with pytest.raises(
-        DatasetError, match=r"none of the 3 annotations is usable\. annotation 1 .*category_id 31"
-    ):
+    with pytest.raises(DatasetError, match=r"none of the 3 annotations is usable\. annotation 1 .*category_id 31"):
         CocoDataset(write(tmp_path, contents))
 
 

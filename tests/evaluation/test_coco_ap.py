@@ -62,9 +62,7 @@ def guesses(dataset: ShapesDataset | CocoDataset) -> list[Detections]:
         boxes = truth.boxes[picked] + torch.tensor([[x, y, x, y] for x, y in shifts]).reshape(-1, 4)
         masks = [truth.masks[g].roll((y, x), (0, 1)) for g, (x, y) in zip(picked, shifts, strict=True)]
         wrong = torch.from_numpy(rng.random(len(picked)) < 0.1)
-        labels = torch.where(
-            wrong, (truth.labels[picked] + 1) % len(dataset.class_names), truth.labels[picked]
-        )
+        labels = torch.where(wrong, (truth.labels[picked] + 1) % len(dataset.class_names), truth.labels[picked])
         scores = torch.from_numpy(rng.permutation(1000)[: len(picked)] / 1000).float()
         stacked = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
         result.append(Detections(boxes, labels, scores, stacked, (height, width), dataset.class_names))
@@ -178,9 +176,7 @@ def test_mask_detections_are_sized_by_their_mask() -> None:
 def test_agrees_with_pycocotools_run_directly(coco: CocoDataset) -> None:
     result = evaluated(coco)
     results = [
-        entry
-        for i, d in enumerate(guesses(coco))
-        for entry in coco_results(d, coco.image_id(i), coco.category_ids)
+        entry for i, d in enumerate(guesses(coco)) for entry in coco_results(d, coco.image_id(i), coco.category_ids)
     ]
     assert 0.2 < (result.box["AP"] or 0) < 0.9
     with contextlib.redirect_stdout(io.StringIO()):
@@ -201,9 +197,7 @@ def test_agrees_with_faster_coco_eval(coco: CocoDataset) -> None:
     faster = pytest.importorskip("faster_coco_eval")
     result = evaluated(coco)
     results = [
-        entry
-        for i, d in enumerate(guesses(coco))
-        for entry in coco_results(d, coco.image_id(i), coco.category_ids)
+        entry for i, d in enumerate(guesses(coco)) for entry in coco_results(d, coco.image_id(i), coco.category_ids)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = faster.COCO(str(coco.annotation_file))
@@ -278,9 +272,7 @@ def test_boxes_only_needs_no_masks() -> None:
     assert result.box["AP"] == pytest.approx(1)
     assert list(result.per_class["cat"]) == ["box", "box50"]
     assert "Mask" not in shown(result)
-    with pytest.raises(
-        InputError, match="The target of image 0 has no masks; measure boxes with masks=False"
-    ):
+    with pytest.raises(InputError, match="The target of image 0 has no masks; measure boxes with masks=False"):
         CocoEvaluator(("cat",)).add_target(0, truth, SIZE)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
+from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
@@ -43,24 +43,6 @@ def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[key] = text
     return values
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Return the device of this name, or the best there is.
-
-    Raises:
-        InputError: there is no such device here.
-    """
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise InputError(f"--device {name} cannot be used here: {str(e).splitlines()[0]}") from None
-    return device
 
 
 def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None = None) -> MaskRCNN:

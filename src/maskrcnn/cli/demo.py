@@ -22,7 +22,7 @@ from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
 from maskrcnn.training import TrainOptions
 from maskrcnn.training import train as run_training
-from maskrcnn.training.loop import CHECKPOINT
+from maskrcnn.training.folder import CHECKPOINT
 
 MARKER = "run.json"
 PICTURES = 12

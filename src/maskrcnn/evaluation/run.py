@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
+from maskrcnn.errors import ImageFileError
 from maskrcnn.evaluation.coco_ap import CocoEvaluator
 from maskrcnn.evaluation.result import EvaluationResult
-from maskrcnn.progress import Reporter
+from maskrcnn.progress import Bar, Reporter
 from maskrcnn.structures import Detections
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def evaluate(
     """Return COCO's figures of `model` on `dataset`.
 
     All detections that the configuration lets through count (`box.score_threshold`,
-    `box.detections_per_image`), as COCO's rules want. The model's train or eval mode is left as it was.
+    `box.detections_per_image`), as COCO's rules want. An image that cannot be read is named and left
+    out, truth and all. The model's train or eval mode is left as it was.
 
     Args:
         model: the network.
@@ -35,17 +37,31 @@ def evaluate(
         collect: is given every image's index and detections as they come.
     """
     reporter = reporter or Reporter(quiet=True)
-    own = hasattr(dataset, "coco_ground_truth")
-    known = dataset if own else CheckedDataset(dataset, model.config.class_names, model.config.masks)
-    evaluator = CocoEvaluator.from_dataset(known, masks=model.config.masks)  # type: ignore[arg-type]
+    known = hasattr(dataset, "coco_ground_truth")
+    names, masks = model.config.class_names, model.config.masks
+    evaluator = CocoEvaluator.from_dataset(dataset, masks) if known else CocoEvaluator(names, masks)  # type: ignore[arg-type]
+    items: Any = dataset if known else CheckedDataset(dataset, names, masks)
     with reporter.bar("evaluating", len(dataset)) as bar:
         for start in range(0, len(dataset), batch_size):
-            indices = range(start, min(start + batch_size, len(dataset)))
-            images = [dataset[index][0] for index in indices]
-            found = model.predict(images, score_threshold=0.0, batch_size=batch_size)
-            for index, detections in zip(indices, found, strict=True):
+            read = _read(items, range(start, min(start + batch_size, len(dataset))), reporter, bar)
+            found = model.predict([image for image, _ in read.values()], 0.0, batch_size) if read else []
+            for (index, (image, target)), detections in zip(read.items(), found, strict=True):
+                if not known:
+                    evaluator.add_target(index, target, (image.shape[0], image.shape[1]))
                 evaluator.add(index, detections)
                 if collect is not None:
                     collect(index, detections)
                 bar.advance()
     return evaluator.result()
+
+
+def _read(items: Any, indices: Sequence[int], reporter: Reporter, bar: Bar) -> dict[int, Any]:
+    """Return images and targets by index, without those that cannot be read."""
+    read = {}
+    for index in indices:
+        try:
+            read[index] = items[index]
+        except ImageFileError as e:
+            reporter.warn(f"{e} It is left out of the evaluation.")
+            bar.advance()
+    return read

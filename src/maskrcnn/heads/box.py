@@ -126,7 +126,7 @@ class BoxHead(nn.Module):
         best, order = ranked.topk(min(config.detections_per_image, ranked.shape[1]))
         found = best >= 0
         return Found(
-            box_ops.gather_rows(boxes, order) * found[..., None],
+            torch.where(found[..., None], box_ops.gather_rows(boxes, order), 0.0),
             box_ops.gather_rows(labels, order) * found,
             best.clamp(min=0),
             found,

@@ -108,7 +108,7 @@ def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None
 def _keep(tensors: dict[str, Tensor], name: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            tensors[name] = output
+            tensors[name] = output.clone()  # the ReLU that follows may work in place
 
     return hook
 

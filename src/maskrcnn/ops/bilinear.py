@@ -20,7 +20,7 @@ def positions(
 
 
 def neighbours(
-    position: Float[Tensor, "R P g"], extent: Int64[Tensor, "R 1 1"]
+    position: Float[Tensor, "R P g"], extent: Int64[Tensor, "#R 1 1"]
 ) -> tuple[Int64[Tensor, "R P g 2"], Float[Tensor, "R P g 2"]]:
     """Return the two cells around each position and their weights.
 

@@ -64,7 +64,7 @@ def _summary_writer(folder: Path, resume_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # an extra; the JSON lines hold the same
         return None
-    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+    return SummaryWriter(str(folder), purge_step=resume_step + 1)  # of an earlier writer, what is done again
 
 
 def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

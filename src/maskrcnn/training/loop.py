@@ -15,27 +15,17 @@ import torch
 from torch import nn
 
 from maskrcnn.data.any import ImagesAndTargets
-from maskrcnn.errors import (
-    ConfigError,
-    DatasetError,
-    InputError,
-    MaskRCNNError,
-    NonFiniteLossError,
-    WriteError,
-    os_reason,
-)
+from maskrcnn.errors import DatasetError, MaskRCNNError, NonFiniteLossError
 from maskrcnn.evaluation import EvaluationResult, evaluate
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Losses
 from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from maskrcnn.training.folder import BEST, CHECKPOINT, WEIGHTS, prepare_folder, write_text
 from maskrcnn.training.loader import Batch, Order, TrainingItems, training_batches
 from maskrcnn.training.log import RunLog
+from maskrcnn.training.machine import accelerator, interrupts_held_back
 from maskrcnn.training.options import TrainOptions
-
-CHECKPOINT = "checkpoint.safetensors"
-WEIGHTS = "model.safetensors"
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class _Run:
             raise DatasetError("The training data set holds no images.")
         for name, data in (("training", dataset), ("validation", validation)):
             _check_classes(model, data, name)
-        self.accelerator = _accelerator(options, device)
+        self.accelerator = accelerator(options, device)
         self.model, self.options, self.folder = model, options, folder
         self.validation = validation
         self.reporter = reporter or Reporter(quiet=True)
@@ -114,11 +104,15 @@ class _Run:
         self.best: float | None = None
         self.evaluation: EvaluationResult | None = None
         self.warned: set[str] = set()
+        self.evaluated = 0
+        """Steps done when the last evaluation was made."""
+        self.unread = 0
+        """Steps in a row of which no image could be read."""
 
     def run(self, resume: bool) -> TrainResult:
         started = time.monotonic()
         self.main = self.accelerator.is_main_process
-        _prepare_folder(self.folder, resume)
+        prepare_folder(self.folder, resume)
         self.model.to(self.accelerator.device)
         start = self._resume() if resume else 0
         self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
@@ -127,24 +121,30 @@ class _Run:
                 "config": json.loads(self.model.config.to_json()),
                 "options": self.options.model_dump(),
             }
-            _write_text(self.folder / "run.json", json.dumps(described, indent=2) + "\n")
+            write_text(self.folder / "run.json", json.dumps(described, indent=2) + "\n")
         batches = training_batches(self.items, self.order, start, self.total, self.options.workers)
         with ExitStack() as stack:
             log = RunLog(self.folder, start) if self.main else None
             if log is not None:
                 stack.callback(log.close)
+            stack.callback(self._unwrap)
             bar = stack.enter_context(self.reporter.bar("training", self.total, start))
             self.model.train()
-            step = start
+            done = start
             try:
-                for step, batch in enumerate(batches, start):
-                    record = self._step(step, batch)
-                    if self.main and log is not None and record:
-                        log.write(step + 1, record)
+                if start and self._evaluation_due(start):  # stopped after that step, before its evaluation
+                    self._evaluate(start, log)
+                for batch in batches:
+                    with interrupts_held_back():
+                        record = self._step(done, batch)
+                        done += 1
+                        if log is not None and record:
+                            log.write(done, record)
                     bar.advance(_shown(record))
-                    self._after_step(step + 1, log)
+                    self._after_step(done, log)
             except KeyboardInterrupt:
-                self._save(step)
+                with interrupts_held_back():
+                    self._save(done)
                 raise
         return TrainResult(self.folder, self.folder / WEIGHTS, self.total, time.monotonic() - started, self.evaluation)
 
@@ -156,9 +156,11 @@ class _Run:
             self.warned.add(reason)
             self.reporter.warn(f"{reason} It is left out.")
         if batch.images is None or batch.targets is None:
-            if self.accelerator.num_processes > 1:
-                raise DatasetError(f"No image of a batch can be read: {' '.join(batch.skipped)}")
+            self.unread += 1
+            if self.accelerator.num_processes > 1 or self.unread >= self.order.steps_per_epoch:
+                raise DatasetError(f"No image can be read any more: {batch.skipped[0]}")
             return {}
+        self.unread = 0
         began = time.monotonic()
         # The sampling of anchors and RoIs in a step depends on seed, step and process alone: that is
         # what makes a resumed run equal to an uninterrupted one.
@@ -194,8 +196,8 @@ class _Run:
         if wrong:
             terms = [w for w in wrong if not w.startswith("loss is")] or wrong
             raise NonFiniteLossError(
-                f"Step {step + 1}: {', '.join(terms)}. Images of the step: {', '.join(names)}. The last checkpoint in "
-                f"{self.folder} is from before. A lower learning rate, more warm-up or clip_norm usually helps."
+                f"Step {step + 1}: {', '.join(terms)}. Images of the step: {', '.join(names)}. "
+                f"{self._saved_before()} A lower learning rate, more warm-up or clip_norm usually helps."
             )
         return values
 
@@ -206,19 +208,27 @@ class _Run:
         if not norm < float("inf") and self.options.precision != "fp16":  # fp16's scaler skips such steps
             raise NonFiniteLossError(
                 f"Step {step + 1}: the gradient's norm is {norm} though every loss is finite. Images of the step: "
-                f"{', '.join(names)}. The last checkpoint in {self.folder} is from before."
+                f"{', '.join(names)}. {self._saved_before()}"
             )
         return norm
 
+    def _saved_before(self) -> str:
+        path = self.folder / CHECKPOINT
+        return f"{path} is from before." if path.exists() else "No checkpoint was written before it."
+
     def _after_step(self, done: int, log: RunLog | None) -> None:
         """Evaluate and save where it is time to."""
+        if self._evaluation_due(done):
+            self._evaluate(done, log)
+        every = self.options.save_every
+        if done % self.order.steps_per_epoch == 0 or (every and done % every == 0):
+            self._save(done)
+
+    def _evaluation_due(self, done: int) -> bool:
         epoch, rest = divmod(done, self.order.steps_per_epoch)
         every = self.options.evaluate_every
-        last = done == self.total
-        if rest == 0 and self.validation is not None and every and (epoch % every == 0 or last):
-            self._evaluate(done, log)
-        if rest == 0 or last or (self.options.save_every and done % self.options.save_every == 0):
-            self._save(done)
+        wanted = self.validation is not None and every > 0 and rest == 0
+        return wanted and (epoch % every == 0 or done == self.total) and self.evaluated < done
 
     def _evaluate(self, done: int, log: RunLog | None) -> None:
         if self.main and self.validation is not None:
@@ -227,63 +237,47 @@ class _Run:
             figures: dict[str, Any] = {"box": self.evaluation.box, "mask": self.evaluation.mask}
             if log is not None:
                 log.write(done, {"evaluation": {k: v for k, v in figures.items() if v is not None}})
-            _write_text(self.folder / "evaluation.json", self.evaluation.to_json() + "\n")
+            write_text(self.folder / "evaluation.json", self.evaluation.to_json() + "\n")
             score = (self.evaluation.mask or self.evaluation.box)["AP"]
             if score is not None and (self.best is None or score > self.best):
                 self.best = score
                 self.model.save(self.folder / BEST)
             self.reporter.say(f"step {done}: {_summary(self.evaluation)}")
+        self.evaluated = done
         self.accelerator.wait_for_everyone()
 
     def _save(self, done: int) -> None:
         if self.main:
-            scaler = self.accelerator.scaler
-            progress = Progress(
-                step=done,
-                total_steps=self.total,
-                best=self.best,
-                config=self.model.config.to_json(),
-                options=self.options.model_dump_json(),
-                scaler=dict(scaler.state_dict()) if scaler is not None else {},
-            )
-            save_checkpoint(self.folder / CHECKPOINT, self.model, self.optimizer, progress)
+            save_checkpoint(self.folder / CHECKPOINT, self.model, self.optimizer, self._progress(done))
             self.model.save(self.folder / WEIGHTS)
 
+    def _progress(self, done: int) -> Progress:
+        scaler = self.accelerator.scaler
+        return Progress(
+            step=done,
+            total_steps=self.total,
+            evaluated=self.evaluated,
+            best=self.best,
+            config=json.loads(self.model.config.to_json()),
+            options=self.options.model_dump(mode="json"),
+            scaler=dict(scaler.state_dict()) if scaler is not None else {},
+        )
+
     def _resume(self) -> int:
-        path = self.folder / CHECKPOINT
-        if not path.exists():
-            raise InputError(f"There is nothing to resume in {self.folder}: it holds no {CHECKPOINT}.")
-        progress = load_checkpoint(path, self.model, self.optimizer)
-        if progress.total_steps != self.total:
-            raise ConfigError(
-                f"{path} is from a run of {progress.total_steps} steps; with these options and this data it would be "
-                f"{self.total}. Resume with the same data, epochs and batch size, or start anew with --weights."
-            )
+        progress = load_checkpoint(self.folder / CHECKPOINT, self.model, self.optimizer, self._progress(0))
         if progress.scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
-        self.best = progress.best
+        self.best, self.evaluated = progress.best, progress.evaluated
         return progress.step
+
+    def _unwrap(self) -> None:
+        """Take off what Accelerate put around the model's forward for mixed precision."""
+        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
 
 
 def _mixed(*numbers: int) -> int:
     """Return one seed from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _accelerator(options: TrainOptions, device: str | None) -> Any:
-    try:
-        from accelerate.accelerator import Accelerator
-    except ImportError:
-        raise InputError('Training needs Accelerate: pip install "maskrcnn[train]"') from None
-    cpu = device == "cpu" or (
-        device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    )
-    if options.precision == "fp16" and cpu:
-        raise ConfigError("precision fp16 needs a GPU; on a CPU take bf16 or fp32.")
-    try:
-        return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(options.precision, options.precision))
-    except ValueError as e:
-        raise ConfigError(f"precision {options.precision} cannot be had here: {e}") from None
 
 
 def _optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -305,25 +299,6 @@ def _check_classes(model: MaskRCNN, dataset: ImagesAndTargets | None, which: str
             f"The {which} data has the classes {', '.join(names)}; "
             f"the network has {', '.join(model.config.class_names)}."
         )
-
-
-def _prepare_folder(folder: Path, resume: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(folder, e)}.") from None
-    if not resume and (folder / CHECKPOINT).exists():
-        raise InputError(f"{folder} already holds a run. Continue it with --resume, or choose another folder.")
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
 
 
 def _summary(result: EvaluationResult) -> str:

@@ -87,10 +87,11 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as e:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         reason = os_reason(path, e) if isinstance(e, OSError) else f"{path}: {e}"
         raise WriteError(f"Cannot write {reason}. What was there before is unchanged.") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -63,7 +63,7 @@ def convert(
     """
     renamed = {}
     for key, tensor in tensors.items():
-        renamed[_rename(key, name)] = tensor
+        renamed[our_name(key, name)] = tensor
     for suffix in ("weight", "bias"):
         logits = renamed[f"box_head.class_logits.{suffix}"]
         renamed[f"box_head.class_logits.{suffix}"] = torch.cat((logits[1:], logits[:1]))
@@ -73,7 +73,16 @@ def convert(
     return _config(renamed, class_names, name), renamed
 
 
-def _rename(key: str, name: str) -> str:
+def our_name(key: str, name: str = "the checkpoint") -> str:
+    """Return our name of a tensor or parameter of torchvision's.
+
+    Raises:
+        CheckpointError: no part of ours corresponds to it.
+
+    Example:
+        >>> our_name("backbone.fpn.inner_blocks.0.0.weight")
+        'fpn.lateral2.conv.weight'
+    """
     key = _modern(key)
     for pattern, ours in RENAMES:
         found = re.fullmatch(pattern, key)
