@@ -153,7 +153,7 @@ def left_half(side: int = 4) -> Tensor:
 def test_targets_by_hand(box: list[float], size: int, expected: list[list[float]]) -> None:
     boxes, matched = torch.tensor([[box]]).float(), torch.zeros(1, 1, dtype=torch.int64)
     torch.testing.assert_close(
-        crop_masks(left_half(), matched, boxes, size, aligned=True)[0], torch.tensor(expected)
+        crop_masks(left_half(), matched, boxes, size, aligned=True)[0], torch.tensor(expected).float()
     )
 
 

@@ -13,7 +13,7 @@ from maskrcnn.ops import nms as module
 from maskrcnn.ops.nms import nms
 
 
-def by_matrix(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None = None, block: int = 0) -> Tensor:
+def by_matrix(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
     return module._greedy(module._suppresses(boxes, threshold, groups), valid)
 
 
@@ -30,13 +30,14 @@ def all_valid(boxes: Tensor) -> Tensor:
 
 
 def crowded(rows: int, count: int, seed: int, whole: bool = False) -> Tensor:
-    """Boxes in clusters, around the origin and not in order of x, so that chains of suppression are long."""
+    """Boxes in clusters around the origin, some almost alike, not in order of x: many chains of suppression."""
     random = torch.Generator().manual_seed(seed)
     centres = torch.rand(rows, max(count // 12, 1), 2, generator=random) * 300 - 150
     which = torch.randint(centres.shape[1], (rows, count), generator=random)
     centre = box_ops.gather_rows(centres, which) + torch.randn(rows, count, 2, generator=random) * 6
     half = torch.rand(rows, count, 2, generator=random) * 20 + 8
     boxes = torch.cat((centre - half, centre + half), dim=-1)
+    boxes[:, count // 2 :: 3] = boxes[:, : len(range(count // 2, count, 3))] + 0.1
     return boxes.round() if whole else boxes
 
 
@@ -118,13 +119,13 @@ def test_rows_do_not_see_each_other(way) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 0.95, 1.0])
-@pytest.mark.parametrize("num_groups", [0, 1, 3])
+@pytest.mark.parametrize("num_groups", [0, 3])
 @pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
 def test_both_ways_are_the_slow_loop(
     threshold: float, num_groups: int, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed, block in enumerate((1024, 32, 7, 1)):
-        boxes = crowded(3, 80, seed, whole)
+    for seed, block in enumerate((1024, 32, 7)):
+        boxes = crowded(2, 60, seed, whole)
         valid = torch.rand(boxes.shape[:2]) < 0.8
         groups = torch.randint(num_groups, boxes.shape[:2]) if num_groups else None
         expected = slow(boxes, valid, threshold, groups)
@@ -136,7 +137,7 @@ def test_both_ways_are_the_slow_loop(
 
 @pytest.mark.parametrize("num_groups", [0, 4])
 def test_more_boxes_than_a_block(num_groups: int) -> None:
-    boxes = crowded(2, 2 * module.BLOCK + 300, seed=3)
+    boxes = crowded(1, 2 * module.BLOCK + 100, seed=3)
     valid = torch.rand(boxes.shape[:2]) < 0.9
     groups = torch.randint(num_groups, boxes.shape[:2]) if num_groups else None
     expected = slow(boxes, valid, 0.5, groups)
@@ -144,8 +145,8 @@ def test_more_boxes_than_a_block(num_groups: int) -> None:
     torch.testing.assert_close(by_matrix(boxes, valid, 0.5, groups), expected)
 
 
-def test_thousands_of_identical_boxes() -> None:
-    boxes = row((3, 4, 30, 40)).expand(2, 3 * module.BLOCK, 4)
+def test_more_identical_boxes_than_a_block() -> None:
+    boxes = row((3, 4, 30, 40)).expand(2, module.BLOCK + 500, 4)
     valid = all_valid(boxes)
     valid[1, 0] = False
     assert nms(boxes, valid, 0.5).nonzero().tolist() == [[0, 0], [1, 1]]

@@ -1,0 +1,115 @@
+"""Files of weights: what is written comes back, and what is not ours to read is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import maskrcnn
+from maskrcnn import Config, MaskRCNN
+from maskrcnn.errors import CheckpointError, ConfigError, WriteError
+
+SMALL = {"backbone.width": 8, "fpn.channels": 16, "rpn.channels": 16, "box.fc_channels": 32, "mask.channels": 16}
+
+
+@pytest.fixture
+def model():
+    return MaskRCNN(Config.preset("small-fpn", class_names=["cat", "dog"], overrides=SMALL)).eval()
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save(tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def test_saving_and_loading_gives_identical_numbers(model, saved):
+    again = maskrcnn.load(saved)
+    assert again.config == model.config
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for a, b in zip(model(images), again(images), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_loaded_networks_are_in_eval_mode(saved):
+    assert not maskrcnn.load(saved).training
+
+
+def test_overrides_change_the_configuration(saved):
+    assert maskrcnn.load(saved, overrides={"box.nms_threshold": 0.3}).config.box.nms_threshold == 0.3
+
+
+def test_an_unknown_override_is_refused(saved):
+    with pytest.raises(ConfigError, match="'box.nms_treshold'. Did you mean 'nms_threshold'"):
+        maskrcnn.load(saved, overrides={"box.nms_treshold": 0.3})
+
+
+def test_class_names_rename_the_classes(saved):
+    assert maskrcnn.load(saved, class_names=["lion", "wolf"]).config.class_names == ("lion", "wolf")
+
+
+def test_another_number_of_class_names_is_refused(saved):
+    with pytest.raises(CheckpointError, match=r"has 2 classes \(cat, dog\); class_names has 1"):
+        maskrcnn.load(saved, class_names=["lion"])
+
+
+def test_a_failed_write_leaves_the_older_file(model, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("maskrcnn.weights.files.save_file", full)
+    with pytest.raises(WriteError, match="No space left on device. What was there before is unchanged"):
+        model.save(saved)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_an_override_that_changes_shapes_is_refused(saved):
+    with pytest.raises(CheckpointError, match="does not fit: .* is .*, not "):
+        maskrcnn.load(saved, overrides={"box.fc_channels": 64})
+
+
+class Evil:
+    def __reduce__(self):
+        import pathlib
+
+        return pathlib.Path.touch, (pathlib.Path("ran.txt"),)
+
+
+def _truncated(path, model):
+    model.save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+BAD = {
+    "missing": (lambda path, model: None, "x.safetensors", "No such file"),
+    "empty": (lambda path, model: path.touch(), "x.safetensors", "not a safetensors file, or it is cut short"),
+    "text": (lambda path, model: path.write_text("hello, I am not weights"), "x.safetensors", "not a safetensors"),
+    "truncated": (_truncated, "x.safetensors", "damaged or cut short"),
+    "pickle of code": (lambda path, model: path.write_bytes(pickle.dumps(Evil())), "x.pth", "read as tensors alone"),
+    "torch file of code": (lambda path, model: torch.save({"w": Evil()}, path), "x.pth", "could run code"),
+    "not tensors": (lambda path, model: torch.save({"a": 1}, path), "x.pth", "mapping from names to tensors"),
+    "foreign": (lambda path, model: torch.save({"a": torch.zeros(1)}, path), "x.pth", "no known format"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=list(BAD))
+def test_files_that_are_no_weights_are_refused_by_name(case, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write, name, message = BAD[case]
+    path = tmp_path / name
+    write(path, model)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        maskrcnn.load(path)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "ran.txt").exists()
+
+
+def test_a_mapping_of_arrays_is_taken_as_well(model):
+    arrays = {name: np.asarray(t) for name, t in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="the mapping is of no known format"):
+        maskrcnn.load(arrays)

@@ -1,0 +1,106 @@
+"""torchvision's names and shapes, on narrow checkpoints made here; tests/parity has a whole one."""
+
+import re
+
+import pytest
+import torch
+
+import maskrcnn
+from maskrcnn import Config, MaskRCNN
+from maskrcnn.errors import CheckpointError
+from maskrcnn.weights.torchvision import our_name
+
+NARROW = {"backbone.depth": 18, "backbone.width": 64, "fpn.channels": 256, "box.fc_channels": 16}
+
+
+def checkpoint(classes=2, masks=True, **overrides):
+    """A state dict in torchvision's names and layout, made from a network of ours by the reverse renaming."""
+    names = [f"c{k}" for k in range(classes)]
+    config = Config.preset("resnet18-fpn", class_names=names, overrides={**NARROW, "masks": masks, **overrides})
+    ours = MaskRCNN(config).state_dict()
+    theirs = {}
+    for name, tensor in ours.items():
+        key = _their_name(name)
+        if "class_logits" in name:
+            tensor = tensor.roll(1, dims=0)
+        if "box_deltas" in name:
+            tensor = torch.cat((torch.zeros_like(tensor[:4]), tensor))
+        if "mask_head.predictor" in name:
+            tensor = torch.cat((torch.zeros_like(tensor[:1]), tensor))
+        theirs[key] = tensor
+    return theirs, ours
+
+
+def _their_name(name):
+    rules = [
+        (r"backbone\.", "backbone.body."),
+        (r"fpn\.lateral(\d)\.conv", lambda m: f"backbone.fpn.inner_blocks.{int(m[1]) - 2}.0"),
+        (r"fpn\.output(\d)\.conv", lambda m: f"backbone.fpn.layer_blocks.{int(m[1]) - 2}.0"),
+        (r"rpn\.convs\.(\d)", r"rpn.head.conv.\1.0"),
+        (r"rpn\.objectness", "rpn.head.cls_logits"),
+        (r"rpn\.deltas", "rpn.head.bbox_pred"),
+        (r"box_head\.fcs\.0", "roi_heads.box_head.fc6"),
+        (r"box_head\.fcs\.1", "roi_heads.box_head.fc7"),
+        (r"box_head\.class_logits", "roi_heads.box_predictor.cls_score"),
+        (r"box_head\.box_deltas", "roi_heads.box_predictor.bbox_pred"),
+        (r"mask_head\.convs\.(\d)\.conv", r"roi_heads.mask_head.\1.0"),
+        (r"mask_head\.deconv", "roi_heads.mask_predictor.conv5_mask"),
+        (r"mask_head\.predictor", "roi_heads.mask_predictor.mask_fcn_logits"),
+    ]
+    for pattern, replacement in rules:
+        if re.match(pattern, name):
+            return re.sub("^" + pattern, replacement, name)
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("masks", [True, False], ids=["mask r-cnn", "faster r-cnn"])
+def test_every_tensor_finds_its_place(masks):
+    theirs, ours = checkpoint(masks=masks)
+    model = maskrcnn.load(theirs, class_names=["cat", "dog"])
+    assert model.config.masks == masks and model.config.backbone.depth == 18
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, ours[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_background_moves_from_first_to_last():
+    theirs, _ = checkpoint()
+    theirs["roi_heads.box_predictor.cls_score.bias"] = torch.tensor([9.0, 1.0, 2.0])
+    model = maskrcnn.load(theirs)
+    assert model.box_head.class_logits.bias.tolist() == [1.0, 2.0, 9.0]
+
+
+def test_eps_is_assumed_by_rule_and_can_be_given():
+    theirs, _ = checkpoint()
+    assert maskrcnn.load(theirs).config.backbone.norm_eps == 1e-5
+    assert maskrcnn.load(theirs, overrides={"backbone.norm_eps": 0.0}).config.backbone.norm_eps == 0.0
+
+
+def test_names_of_older_files_are_known():
+    assert our_name("backbone.fpn.inner_blocks.1.weight") == "fpn.lateral3.conv.weight"
+    assert our_name("rpn.head.conv.bias") == "rpn.convs.0.bias"
+    assert our_name("roi_heads.mask_head.mask_fcn4.weight") == "mask_head.convs.3.conv.weight"
+
+
+def test_an_unknown_tensor_is_named():
+    theirs, _ = checkpoint()
+    with pytest.raises(CheckpointError, match=r"torchvision's tensor 'roi_heads.keypoint_head.0.weight'"):
+        maskrcnn.load({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
+
+
+def test_a_missing_tensor_is_named():
+    theirs, _ = checkpoint()
+    del theirs["rpn.head.cls_logits.bias"]
+    with pytest.raises(CheckpointError, match=r"lacks: rpn.objectness.bias"):
+        maskrcnn.load(theirs)
+
+
+def test_wrong_number_of_class_names_is_refused():
+    theirs, _ = checkpoint()
+    with pytest.raises(CheckpointError, match="has 2 classes besides background; class_names has 3"):
+        maskrcnn.load(theirs, class_names=["a", "b", "c"])
+
+
+def test_a_pth_file_loads_with_its_wrapping(tmp_path):
+    theirs, _ = checkpoint()
+    torch.save({"model": theirs, "epoch": torch.tensor(3)}, tmp_path / "c.pth")
+    assert maskrcnn.load(tmp_path / "c.pth").config.num_classes == 2
