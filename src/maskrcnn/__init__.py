@@ -5,6 +5,7 @@ from __future__ import annotations
 from maskrcnn.config import Config
 from maskrcnn.errors import MaskRCNNError
 from maskrcnn.model import MaskRCNN
+from maskrcnn.ops.boxes import xywh_to_xyxy
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, Target, TargetBatch
 from maskrcnn.weights import load
 
@@ -21,4 +22,5 @@ __all__ = [
     "Target",
     "TargetBatch",
     "load",
+    "xywh_to_xyxy",
 ]

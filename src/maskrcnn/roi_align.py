@@ -141,7 +141,8 @@ def roi_pool(
         index = part.cells(span[:, 1], span[:, 0])
         filled = (end > begin)[chunk].to(pyramid.table.dtype)
         maxima = F.embedding_bag(index, pyramid.table, mode="max")
-        parts.append((chunk, maxima * (filled[:, 1, :, None] * filled[:, 0, None, :]).reshape(-1, 1)))
+        maxima = maxima * (filled[:, 1, :, None] * filled[:, 0, None, :]).reshape(-1, 1)
+        parts.append((chunk, maxima.reshape(len(part.base), output_size**2, pyramid.table.shape[1])))
     return _as_crops(_in_order(parts), output_size)
 
 
@@ -215,7 +216,7 @@ def _weighted_sums(table: Tensor, rois: _RoIs, rows: _Samples, cols: _Samples) -
     sums = _TableSums.apply(  # type: ignore[no-untyped-call]
         table, index, weight.reshape(index.shape).to(table.dtype)
     )
-    return sums.reshape(len(rois.base), -1, table.shape[1])
+    return sums.reshape(len(rois.base), rows.cells.shape[1] * cols.cells.shape[1], table.shape[1])
 
 
 class _TableSums(torch.autograd.Function):
@@ -268,8 +269,7 @@ def _in_order(parts: list[tuple[Any, Tensor]]) -> Tensor:
     if isinstance(parts[0][0], slice):
         return parts[0][1]
     place = torch.cat([chunk for chunk, _ in parts])
-    sums = torch.cat([part.reshape(len(chunk), -1, part.shape[-1]) for chunk, part in parts])
-    return sums[place.argsort()]
+    return torch.cat([part for _, part in parts])[place.argsort()]
 
 
 def _as_crops(sums: Tensor, bins: int) -> Float[Tensor, "R C bins bins"]:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from maskrcnn.errors import InputError, did_you_mean
 from maskrcnn.images import ImageLike, prepare
 from maskrcnn.prediction import unbatch
 from maskrcnn.stages import recording
+from maskrcnn.structures import ImageBatch
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -88,7 +90,7 @@ def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None
         with ExitStack() as stack, torch.inference_mode():
             tensors = stack.enter_context(recording())
             tensors["image"] = batch.tensor
-            tensors["image_meta"] = torch.cat((batch.original_sizes, batch.sizes), dim=1)
+            tensors["image_meta"] = _meta(batch)
             for name in wanted if stages is not None else ():
                 for path in fnmatch.filter((m for m in modules if m), name):
                     stack.callback(modules[path].register_forward_hook(_keep(tensors, path)).remove)
@@ -103,6 +105,13 @@ def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None
         found: tensor for found, tensor in tensors.items() if any(fnmatch.fnmatchcase(found, name) for name in wanted)
     }
     return Trace(chosen)
+
+
+def _meta(batch: ImageBatch) -> Float[Tensor, "N 8"]:
+    """Return (height, width) of photo and input, the scale along y and x, and the padding below and right."""
+    padded = torch.tensor(batch.tensor.shape[-2:], device=batch.sizes.device)
+    scale = batch.sizes / batch.original_sizes
+    return torch.cat((batch.original_sizes, batch.sizes, scale, padded - batch.sizes), dim=1)
 
 
 def _keep(tensors: dict[str, Tensor], name: str) -> Any:

@@ -35,6 +35,16 @@ def overlap(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> Tensor:
     return torch.minimum(a2, b2).sub_(torch.maximum(a1, b1)).clamp_(min=0)
 
 
+def xywh_to_xyxy(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
+    """Return boxes given as (x, y, width, height), as COCO's files have them, as (x1, y1, x2, y2).
+
+    Example:
+        >>> xywh_to_xyxy(torch.tensor([10.0, 20.0, 3.0, 4.0]))
+        tensor([10., 20., 13., 24.])
+    """
+    return torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
+
+
 def encode(
     reference: Float[Tensor, "*b 4"],
     boxes: Float[Tensor, "*b 4"],
