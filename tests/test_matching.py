@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import matching as reference
 from torch import Tensor
 
 from maskrcnn.config import MatchingConfig
 from maskrcnn.matching import Matches, Sample, draw_sample, match
+from reference import matching as reference
 
 RPN = MatchingConfig(
     positive_iou=0.7,
@@ -93,9 +93,7 @@ def test_image_without_ground_truth_is_all_negative(config: MatchingConfig) -> N
 
 def test_padded_ground_truth_claims_none() -> None:
     gt = slabs((0, 10), (20, 30))
-    result = match(
-        slabs((0, 10), (20, 30)), torch.ones(1, 2).bool(), gt, torch.tensor([[True, False]]), RPN
-    )
+    result = match(slabs((0, 10), (20, 30)), torch.ones(1, 2).bool(), gt, torch.tensor([[True, False]]), RPN)
     assert result.positive.tolist() == [[True, False]]
     assert result.negative.tolist() == [[False, True]]
 
@@ -158,18 +156,16 @@ def drawn(positive: list[list[int]], negative: list[list[int]], size: int, fract
         pytest.param(20, 20, 500, 0.5, (20, 20), id="more than there are boxes"),
     ],
 )
-def test_numbers_drawn(
-    positives: int, negatives: int, size: int, fraction: float, expected: tuple[int, int]
-) -> None:
+def test_numbers_drawn(positives: int, negatives: int, size: int, fraction: float, expected: tuple[int, int]) -> None:
     positive = torch.zeros(1, 45).bool()
     positive[0, torch.randperm(45)[:positives]] = True
     negative = torch.zeros(1, 45).bool()
     negative[0, (~positive[0]).nonzero()[:negatives, 0]] = True
     sample = drawn(positive.tolist(), negative.tolist(), size, fraction)
-    chosen = sample.index[sample.valid]
+    chosen = sample.chosen[sample.valid]
     assert ((sample.positive & sample.valid).sum(), (~sample.positive & sample.valid).sum()) == expected
-    assert positive[0, sample.index[sample.positive]].all()
-    assert negative[0, sample.index[sample.valid & ~sample.positive]].all()
+    assert positive[0, sample.chosen[sample.positive]].all()
+    assert negative[0, sample.chosen[sample.valid & ~sample.positive]].all()
     assert chosen.unique().numel() == chosen.numel() == sum(expected)
 
 
@@ -177,8 +173,8 @@ def test_positives_stand_first_and_are_valid() -> None:
     sample = drawn([[0, 1, 0, 1, 0]], [[1, 0, 1, 0, 0]], 5, 0.8)
     assert sample.positive.tolist() == [[True, True, False, False, False]]
     assert sample.valid.tolist() == [[True, True, True, True, False]]
-    assert sorted(sample.index[0, :2].tolist()) == [1, 3]
-    assert sorted(sample.index[0, 2:4].tolist()) == [0, 2]
+    assert sorted(sample.chosen[0, :2].tolist()) == [1, 3]
+    assert sorted(sample.chosen[0, 2:4].tolist()) == [0, 2]
 
 
 def test_each_image_has_its_own_numbers() -> None:
@@ -190,7 +186,7 @@ def test_each_image_has_its_own_numbers() -> None:
 def test_seed_decides_the_draw() -> None:
     def draw(seed: int) -> list[list[int]]:
         torch.manual_seed(seed)
-        return drawn([[1] * 50 + [0] * 50], [[0] * 50 + [1] * 50], 20, 0.5).index.tolist()
+        return drawn([[1] * 50 + [0] * 50], [[0] * 50 + [1] * 50], 20, 0.5).chosen.tolist()
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -198,8 +194,6 @@ def test_seed_decides_the_draw() -> None:
 
 def test_every_box_is_drawn_in_the_long_run() -> None:
     seen = {
-        index
-        for _ in range(60)
-        for index in drawn([[1] * 4 + [0] * 4], [[0] * 4 + [1] * 4], 4, 0.5).index[0].tolist()
+        index for _ in range(60) for index in drawn([[1] * 4 + [0] * 4], [[0] * 4 + [1] * 4], 4, 0.5).chosen[0].tolist()
     }
     assert seen == set(range(8))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import roi_align as reference
 from torch import Tensor
 
 from maskrcnn import roi_align as module
 from maskrcnn.config import RoIAlignConfig
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels, roi_align, roi_pool
+from reference import roi_align as reference
 
 STRIDES = (4, 8, 16)
 METHODS = {
@@ -29,7 +29,7 @@ def ramp() -> FlatPyramid:
 
 
 def one(*box: float) -> tuple[Tensor, Tensor]:
-    return torch.tensor([[box]]), torch.zeros(1, 1, dtype=torch.int64)
+    return torch.tensor([[box]]).float(), torch.zeros(1, 1, dtype=torch.int64)
 
 
 def random_maps(images: int = 2, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -71,12 +71,13 @@ def test_align_by_hand_on_a_ramp(aligned: bool, first: float, ratio: int) -> Non
 
 
 def test_align_by_hand_over_the_edge_of_the_map() -> None:
-    # Samples at x = −1.25, −0.25, 0.75, 1.75 of row 0: outside, the border cell, between cells, between cells.
-    crop = roi_align(ramp(), *one(-1.25, 0, 2.75, 1), output_size=4, sampling_ratio=1, aligned=True)
-    torch.testing.assert_close(crop[0, 0, 1], torch.tensor([0.0, 0.0, 0.75, 1.75]) + 0.0)
-    # Behind the last cell its value holds for one more cell.
-    crop = roi_align(ramp(), *one(2.5, 0, 8.5, 1), output_size=6, sampling_ratio=1, aligned=True)
-    torch.testing.assert_close(crop[0, 0, 0], torch.tensor([2.5, 3.5, 4.0, 0.0, 0.0, 0.0]))
+    # Bins of one cell, one sample each, in row 1 (5 … 9): at x = −1.25 outside the map, at −0.25 the border
+    # cell's value, then between cells.
+    crop = roi_align(ramp(), *one(-1.25, 1, 2.75, 5), output_size=4, sampling_ratio=1, aligned=True)
+    torch.testing.assert_close(crop[0, 0, 0], torch.tensor([0.0, 5.0, 5.75, 6.75]))
+    # At x = 2.5, 3.5, 4.5 and 5.5: up to one cell behind the last its value holds.
+    crop = roi_align(ramp(), *one(2.5, 1, 6.5, 5), output_size=4, sampling_ratio=1, aligned=True)
+    torch.testing.assert_close(crop[0, 0, 0], torch.tensor([7.5, 8.5, 9.0, 0.0]))
 
 
 def test_a_roi_is_widened_to_one_cell_unless_aligned() -> None:
@@ -225,12 +226,10 @@ def test_bfloat16_features(method) -> None:
 
 @ALL_METHODS
 def test_gradient_of_the_features(method) -> None:
-    maps = [torch.randn(2, 2, 12 // s, 8 // s, dtype=torch.float64, requires_grad=True) for s in (1, 2)]
-    boxes = torch.tensor([[[0.3, 0.4, 7.1, 9.6], [2, 2, 3, 5]], [[-2, 1, 5, 14], [3.3, 3.3, 9, 9]]]).double()
+    maps = [torch.randn(2, 1, 6 // s, 4 // s, dtype=torch.float64, requires_grad=True) for s in (1, 2)]
+    boxes = torch.tensor([[[0.3, 0.4, 3.1, 4.6], [1, 1, 2, 3]], [[-2, 1, 3, 7], [1.3, 2.3, 5, 5]]]).double()
     levels = torch.tensor([[0, 1], [1, 0]])
-    assert torch.autograd.gradcheck(
-        lambda *maps: method(FlatPyramid.of(maps, (1, 2)), boxes, levels, 2), maps
-    )
+    assert torch.autograd.gradcheck(lambda *maps: method(FlatPyramid.of(maps, (1, 2)), boxes, levels, 2), maps)
 
 
 def test_table_sums_have_autograds_gradient() -> None:

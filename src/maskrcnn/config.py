@@ -299,7 +299,8 @@ class Config(Fields):
             raise ConfigError(
                 f"Unknown preset {name!r}.{did_you_mean(name, list(PRESETS))} There are: {', '.join(PRESETS)}."
             )
-        return cls.build({**PRESETS[name], "class_names": tuple(class_names)}).replace(overrides or {})
+        names = class_names if isinstance(class_names, str) else tuple(class_names)  # "cat" is refused
+        return cls.build({**PRESETS[name], "class_names": names}).replace(overrides or {})
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Config:
@@ -380,7 +381,7 @@ def _readable(section: type[Fields], error: Any, where: str) -> str:
         return f"The configuration lacks {dotted!r}."
     rule = error["msg"].removeprefix("Input ").removesuffix(".")
     got = error["input"]
-    return f"{dotted} {rule}; got {got!r}."
+    return f"{dotted or 'The configuration'} {rule}; got {got!r}."
 
 
 def _field_names(section: type[Fields], path: list[str]) -> list[str]:

@@ -213,7 +213,7 @@ def _bucket(valid: Bool[Tensor, "N R"]) -> int:
     Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would.
     """
     slots = valid.shape[1]
-    if torch.compiler.is_compiling() or valid.is_cuda:
+    if torch.compiler.is_compiling() or valid.device.type != "cpu":
         return slots
     needed = int(valid.sum(1).max())
     return min(next((b for b in BUCKETS if b >= needed), slots), slots)

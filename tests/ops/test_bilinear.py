@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference.roi_align import bilinear as slow_bilinear
 
 from maskrcnn.ops import bilinear
+from reference.roi_align import bilinear as slow_bilinear
 
 
 def test_positions_by_hand() -> None:

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference import boxes as reference
 from torch import Tensor
 
 from maskrcnn.ops import boxes as box_ops
+from reference import boxes as reference
 
 ONES = (1.0, 1.0, 1.0, 1.0)
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)

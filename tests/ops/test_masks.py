@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import masks as reference
 from torch import Tensor
 
 from maskrcnn.ops import masks as module
 from maskrcnn.ops.masks import crop_masks, paste_masks, paste_probabilities
 from maskrcnn.roi_align import FlatPyramid, roi_align
+from reference import masks as reference
 
 SLOW = {"continuous": reference.paste_continuous, "integer_box": reference.paste_integer_box}
 RULES = pytest.mark.parametrize("rule", list(SLOW))
@@ -36,9 +36,7 @@ def test_paste_continuous_by_hand() -> None:
     # Cells are 2 pixels wide, their centres at 1 and 3; pixel centres at 0.5 … 3.5 lie a quarter cell off.
     mask, box = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[0.0, 0, 4, 4]])
     across, down = torch.tensor([0.75, 0.75, 0.25, 0.0]), torch.tensor([0.75, 1.0, 1.0, 0.75])
-    torch.testing.assert_close(
-        paste_probabilities(mask, box, (4, 4), "continuous")[0], down[:, None] * across
-    )
+    torch.testing.assert_close(paste_probabilities(mask, box, (4, 4), "continuous")[0], down[:, None] * across)
 
 
 def test_paste_integer_box_by_hand() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import nms as reference
 from torch import Tensor
 
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops import nms as module
 from maskrcnn.ops.nms import nms
+from reference import nms as reference
 
 
 def by_matrix(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:

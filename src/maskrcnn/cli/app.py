@@ -32,7 +32,7 @@ FAILED, ASKED_WRONGLY, INTERRUPTED = 1, 2, 130
 app = typer.Typer(
     help="Mask R-CNN that you can run, train, ship and see through.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )

@@ -26,7 +26,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a configuration field, as `image.min_size=512`. Repeatable.",
+        help="Change a configuration field, as image.min_size=512. Repeatable.",
     ),
 ]
 

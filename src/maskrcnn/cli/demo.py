@@ -38,7 +38,9 @@ def demo(
 ) -> None:
     """Train a small Mask R-CNN on made images, measure it and show what it finds.
 
-    Example: `maskrcnn demo -o demo`
+    \b
+    Example:
+      maskrcnn demo -o demo
 
     Needs no data, no GPU and about two minutes on two cores.
     """

@@ -37,7 +37,9 @@ def evaluate(
 ) -> None:
     """Measure box and mask AP, as COCO does.
 
-    Example: `maskrcnn evaluate runs/photos/best.safetensors photos/ --split val`
+    \b
+    Example:
+      maskrcnn evaluate runs/photos/best.safetensors photos/ --split val
     """
     model = load_on(weights, device, overrides)
     dataset = open_dataset(data, split, images, masks=model.config.masks)

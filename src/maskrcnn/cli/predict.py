@@ -21,7 +21,7 @@ RESULTS = "detections.json"
 
 def predict(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Images, folders or globs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path(
         "predictions"
     ),
@@ -42,7 +42,9 @@ def predict(
 ) -> int:
     """Find objects in images.
 
-    Example: `maskrcnn predict runs/photos/best.safetensors holiday/*.jpg -o found --threshold 0.7`
+    \b
+    Example:
+      maskrcnn predict runs/photos/best.safetensors holiday/*.jpg -o found
 
     Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
     in pixels of the photo; masks as RLE; image_id is the file's path unless --annotations gives ids).

@@ -74,7 +74,9 @@ def train(
 ) -> None:
     """Train on your images.
 
-    Example: `maskrcnn train photos/ --preset resnet50-fpn --epochs 24 -o runs/photos`
+    \b
+    Example:
+      maskrcnn train photos/ --preset resnet50-fpn --epochs 24 -o runs/photos
 
     The folder of the run receives model.safetensors (the last weights), best.safetensors (the best on the
     validation images), log.jsonl, tensorboard/ and checkpoint.safetensors, from which --resume continues.

@@ -62,7 +62,7 @@ class BoxHead(nn.Module):
         x = x.flatten(1) if self.fcs else x.mean((2, 3))
         for fc in self.fcs:
             x = F.relu(fc(x))
-        return self.class_logits(x).float(), self.box_deltas(x).reshape(len(x), -1, 4).float()
+        return self.class_logits(x).float(), self.box_deltas(x).unflatten(1, (-1, 4)).float()
 
     def sample(self, proposals: Proposals, targets: TargetBatch) -> SampledRoIs:
         """Draw the RoIs to train on; the ground-truth boxes join the proposals (Fast R-CNN, section 2.3)."""

@@ -28,7 +28,7 @@ def nms(
         >>> nms(row, torch.ones(1, 3, dtype=torch.bool), threshold=0.5)
         tensor([[ True, False,  True]])
     """
-    if torch.compiler.is_compiling() or boxes.is_cuda:
+    if torch.compiler.is_compiling() or boxes.device.type != "cpu":
         return _greedy(_suppresses(boxes, threshold, groups), valid)
     return _nms_sweep(boxes, valid, threshold, groups)
 

@@ -272,7 +272,8 @@ class _Run:
 
     def _unwrap(self) -> None:
         """Take off what Accelerate put around the model's forward for mixed precision."""
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        for name in ("forward", "_original_forward"):
+            vars(self.model).pop(name, None)
 
 
 def _mixed(*numbers: int) -> int:

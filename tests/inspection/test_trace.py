@@ -1,0 +1,230 @@
+"""Tensors of one run by name: which there are, by which names, and that they are those of a normal run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn import Config, MaskRCNN
+from maskrcnn.errors import InputError
+from maskrcnn.images import prepare
+from maskrcnn.inspection.trace import ALIASES, Trace
+
+NARROW = {
+    "image.min_size": 64,
+    "image.max_size": 96,
+    "backbone.width": 8,
+    "fpn.channels": 8,
+    "rpn.channels": 8,
+    "box.fc_channels": 16,
+    "mask.channels": 8,
+    "rpn.post_nms_top_n": 50,
+    "box.detections_per_image": 20,
+}
+STAGES = [
+    *("image", "image_meta", "c1", "c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6"),
+    *("anchors", "rpn_objectness", "rpn_deltas"),
+    *("proposals_before_refinement", "proposals_before_nms", "proposals", "proposal_scores"),
+    *("roi_levels", "box_features", "class_logits", "box_deltas"),
+    *("detections_before_nms", "detections", "mask_features", "mask_logits", "masks"),
+]
+
+
+def network(**overrides: Any) -> MaskRCNN:
+    torch.manual_seed(0)
+    config = Config.preset("small-fpn", class_names=["cat", "dog"], overrides={**NARROW, **overrides})
+    return MaskRCNN(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRCNN:
+    return network()
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def full(model: MaskRCNN, image: np.ndarray) -> Trace:
+    return model.trace(image)
+
+
+def test_every_stage_has_its_name(full: Trace) -> None:
+    assert set(full) == set(STAGES) and len(full) == len(STAGES)
+
+
+def test_stages_come_in_the_order_of_the_figure(full: Trace) -> None:
+    order = [name for name in full if name not in ("image", "image_meta")]
+    for before, after in zip(
+        ["c1", "c5", "p2", "anchors", "rpn_deltas", "proposals", "box_features", "class_logits", "detections"],
+        ["c2", "p5", "anchors", "rpn_deltas", "proposals", "box_features", "class_logits", "detections", "masks"],
+        strict=True,
+    ):
+        assert order.index(before) < order.index(after)
+
+
+def test_shapes_of_the_stages(full: Trace) -> None:
+    anchors = sum(3 * (64 // s) * (96 // s) for s in (4, 8, 16, 32)) + 3 * 1 * 2
+    expected = {
+        "image": (1, 3, 64, 96),
+        "c1": (1, 8, 32, 48),
+        "c5": (1, 64, 2, 3),
+        "p2": (1, 8, 16, 24),
+        "p6": (1, 8, 1, 2),
+        "anchors": (anchors, 4),
+        "rpn_objectness": (1, anchors),
+        "rpn_deltas": (1, anchors, 4),
+        "proposals": (1, 50, 4),
+        "proposal_scores": (1, 50),
+        "roi_levels": (1, 50),
+        "box_features": (50, 8, 7, 7),
+        "class_logits": (50, 3),
+        "box_deltas": (50, 2, 4),
+        "detections": (1, 20, 6),
+    }
+    assert {name: tuple(full[name].shape) for name in expected} == expected
+    assert full["masks"].shape[1:] == (48, 70)
+
+
+def test_image_meta_tells_sizes_scales_and_padding(full: Trace) -> None:
+    # 48 × 70 becomes 64 × 93, with three columns of padding on the right.
+    expected = torch.tensor([[48, 70, 64, 93, 64 / 48, 93 / 70, 0, 3]])
+    torch.testing.assert_close(full["image_meta"], expected)
+
+
+def test_numbers_are_those_of_a_normal_run(model: MaskRCNN, image: np.ndarray, full: Trace) -> None:
+    batch = prepare([image], model.config.image)
+    with torch.inference_mode():
+        found = model(batch)
+    assert found.valid.any()
+    torch.testing.assert_close(full["image"], batch.tensor)
+    boxes, labels, scores = full["detections"].split((4, 1, 1), dim=-1)
+    torch.testing.assert_close(boxes, found.boxes)
+    torch.testing.assert_close(labels[..., 0].long(), found.labels)
+    torch.testing.assert_close(scores[..., 0], found.scores)
+
+
+def test_masks_are_those_of_predict(model: MaskRCNN, image: np.ndarray, full: Trace) -> None:
+    [found] = model.predict(image, score_threshold=0.0)
+    torch.testing.assert_close(full["masks"], found.masks)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_alias_reads_our_stage(alias: str, full: Trace) -> None:
+    assert full[alias] is full[ALIASES[alias]]
+
+
+def test_aliases_may_be_asked_for(model: MaskRCNN, image: np.ndarray) -> None:
+    assert set(model.trace(image, list(ALIASES))) == set(ALIASES.values())
+
+
+def test_matterports_names_that_tutorials_use() -> None:
+    assert ALIASES["fpn_p6"] == "p6"
+    assert ALIASES["rpn_bbox"] == "rpn_deltas"
+    assert ALIASES["ROI"] == "proposals"
+    assert ALIASES["mrcnn_mask"] == "mask_logits"
+    assert ALIASES["input_image_meta"] == "image_meta"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        pytest.param(["p2"], ["p2"], id="one"),
+        pytest.param(["proposals", "c2"], ["c2", "proposals"], id="two"),
+        pytest.param(["rpn_*"], ["rpn_objectness", "rpn_deltas"], id="glob"),
+        pytest.param(["p?"], ["p2", "p3", "p4", "p5", "p6"], id="one letter"),
+        pytest.param(["c[23]", "c2"], ["c2", "c3"], id="twice"),
+        pytest.param([], [], id="none"),
+    ],
+)
+def test_only_wanted_stages(wanted: list[str], expected: list[str], model: MaskRCNN, image: np.ndarray) -> None:
+    assert list(model.trace(image, wanted)) == expected
+
+
+def test_modules_by_their_dotted_name(model: MaskRCNN, image: np.ndarray, full: Trace) -> None:
+    trace = model.trace(image, ["backbone.layer1.0.conv2", "fpn.lateral5"])
+    assert list(trace) == ["backbone.layer1.0.conv2", "fpn.lateral5"]
+    with torch.inference_mode():
+        torch.testing.assert_close(trace["fpn.lateral5"], model.fpn.lateral5(full["c5"]))
+
+
+def test_modules_by_a_glob(model: MaskRCNN, image: np.ndarray) -> None:
+    trace = model.trace(image, ["backbone.layer2.?.conv?"])
+    assert sorted(trace) == [f"backbone.layer2.{i}.conv{k}" for i in range(2) for k in (1, 2)]
+
+
+def test_module_is_seen_before_the_relu_that_follows(model: MaskRCNN, image: np.ndarray) -> None:
+    trace = model.trace(image, ["backbone.conv1", "backbone.bn1", "c1"])
+    with torch.inference_mode():
+        torch.testing.assert_close(trace["backbone.bn1"], model.backbone.bn1(trace["backbone.conv1"]))
+    assert trace["backbone.bn1"].min() < 0
+    torch.testing.assert_close(trace["c1"], trace["backbone.bn1"].relu())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("propsals", "This network has no stage or module 'propsals'. Did you mean 'proposals'?"),
+        ("backbone.layer9", "Did you mean 'backbone.layer"),
+        ("zzzzzz", "This network has no stage or module 'zzzzzz'."),
+        ("zz_*", "This network has no stage or module 'zz_*'."),
+    ],
+)
+def test_unknown_names(name: str, message: str, model: MaskRCNN, image: np.ndarray) -> None:
+    with pytest.raises(InputError) as error:
+        model.trace(image, ["p2", name])
+    assert message in str(error.value)
+
+
+def test_network_without_masks_has_no_mask_stages(image: np.ndarray) -> None:
+    trace = network(masks=False).trace(image)
+    assert set(trace) == {name for name in STAGES if not name.startswith("mask")}
+
+
+def test_nothing_found_is_traced_as_well(image: np.ndarray) -> None:
+    trace = network(**{"box.score_threshold": 1.0}).trace(image)
+    assert set(trace) == set(STAGES) and trace["masks"].shape == (0, 48, 70)
+    assert "masks" in str(trace)
+
+
+def test_model_is_left_as_it_was(model: MaskRCNN, image: np.ndarray) -> None:
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    model.train()
+    try:
+        model.trace(image, ["backbone.*"])
+        assert model.training
+    finally:
+        model.eval()
+    assert not any(m._forward_hooks for m in model.modules())
+    torch.testing.assert_close(dict(model.named_parameters()), before)
+
+
+def test_an_error_leaves_no_hooks(image: np.ndarray) -> None:
+    model = network().train()
+    model.rpn.forward = None
+    with pytest.raises(TypeError):
+        model.trace(image, ["backbone.*"])
+    assert model.training and not any(m._forward_hooks for m in model.modules())
+
+
+def test_trace_is_a_mapping(full: Trace) -> None:
+    assert "p2" in full and "p9" not in full
+    with pytest.raises(KeyError):
+        full["p9"]
+
+
+def test_printing_gives_a_table(model: MaskRCNN, image: np.ndarray) -> None:
+    lines = str(model.trace(image, ["p2", "roi_levels"])).splitlines()
+    assert [word in lines[1] for word in ("Stage", "Shape", "Type", "Min", "Max", "Mean")] == [True] * 6
+    assert any("p2" in line and "1 × 8 × 16 × 24" in line and "float32" in line for line in lines)
+    assert any("roi_levels" in line and "int64" in line for line in lines)
+
+
+def test_empty_and_scalar_tensors_in_the_table() -> None:
+    text = str(Trace({"none": torch.zeros(0, 4), "loss": torch.tensor(2.5)}))
+    assert "0 × 4" in text and "scalar" in text and "2.5" in text
