@@ -31,9 +31,7 @@ def make() -> dict[str, Tensor]:
     images = F.interpolate(photos.float() / 255, size=(HEIGHT, WIDTH), mode="bilinear")
     targets = torch.stack([_boxes(generator, OBJECTS, 40, 400) for _ in range(2)])
     candidates = torch.stack([_boxes(generator, 1000, 16 * 2**k, 64 * 2**k, centres=60) for k in range(5)])
-    levels = {
-        f"p{k}": torch.rand(1, 256, HEIGHT // 2**k, WIDTH // 2**k, generator=generator) for k in range(2, 6)
-    }
+    levels = {f"p{k}": torch.rand(1, 256, HEIGHT // 2**k, WIDTH // 2**k, generator=generator) for k in range(2, 6)}
     return {
         "photos": photos,
         "images": (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None],

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from worker import Build, Case, checksum, detection_figures, serve
 
 import maskrcnn
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.nms import nms
 from maskrcnn.roi_align import FlatPyramid, assign_levels, roi_align
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, TargetBatch
+from worker import Build, Case, checksum, detection_figures, serve
 
 Tensors = Mapping[str, Tensor]
 STRIDES = (4, 8, 16, 32)

@@ -14,6 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.misc import FrozenBatchNorm2d
+
 from worker import Build, Case, checksum, detection_figures, serve
 
 Tensors = Mapping[str, Tensor]

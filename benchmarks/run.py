@@ -18,12 +18,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import inputs
 import torch
-from ours import CASES
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+import inputs
+from ours import CASES
 
 HERE = Path(__file__).parent
 TOLERANCE = {"train": 0.25}
@@ -44,7 +45,7 @@ DESCRIPTIONS = {
 }
 
 
-class Mismatch(RuntimeError):
+class MismatchError(RuntimeError):
     """The two sides did not compute the same."""
 
 
@@ -108,11 +109,11 @@ def measure(case: str, sides: list[tuple[str, str]], file: str, repeats: int, th
 
 
 def compare(case: str, ours: dict[str, float], peer: dict[str, float]) -> None:
-    """Raise Mismatch unless both sides' figures are alike."""
+    """Raise MismatchError unless both sides' figures are alike."""
     tolerance = TOLERANCE.get(case.split("-")[0], USUAL_TOLERANCE)
     for name, wanted in peer.items():
         if not abs(ours[name] - wanted) <= tolerance * max(abs(wanted), 1e-6):
-            raise Mismatch(f"{case}: {name} is {ours[name]:.6g} here and {wanted:.6g} there; not the same work.")
+            raise MismatchError(f"{case}: {name} is {ours[name]:.6g} here and {wanted:.6g} there; not the same work.")
 
 
 def row(case: str, result: dict[str, Any]) -> list[str]:
@@ -122,7 +123,10 @@ def row(case: str, result: dict[str, Any]) -> list[str]:
     cells = [DESCRIPTIONS[case], _seconds(ours["seconds"])]
     cells += ["–", "–"] if peer is None else [_seconds(peer["seconds"]), f"{ours['seconds'] / peer['seconds']:.2f}"]
     cells += [f"{ours['megabytes']:.0f} MB", "–" if peer is None else f"{peer['megabytes']:.0f} MB"]
-    return [*cells, "" if found is None else f"{found:.0f}" + ("" if peer is None else f", {peer['figures']['detections']:.0f}")]
+    return [
+        *cells,
+        "" if found is None else f"{found:.0f}" + ("" if peer is None else f", {peer['figures']['detections']:.0f}"),
+    ]
 
 
 def _seconds(value: float) -> str:
@@ -140,7 +144,9 @@ def main() -> int:
         epilog="example: python benchmarks/run.py --peer ~/tv/bin/python --cases 'network-*' nms\n"
         f"cases: {', '.join(CASES)}",
     )
-    parser.add_argument("--peer", metavar="PYTHON", help="a Python with torchvision, which may be of another environment")
+    parser.add_argument(
+        "--peer", metavar="PYTHON", help="a Python with torchvision, which may be of another environment"
+    )
     parser.add_argument("--cases", nargs="+", default=["*"], metavar="NAME", help="names or patterns; all by default")
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each case and side (default 7)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: its own)")
@@ -163,7 +169,7 @@ def main() -> int:
             progress.update(bar, description=case)
             try:
                 results[case] = measure(case, sides, file, options.repeats, options.threads)
-            except (Mismatch, RuntimeError, OSError) as e:
+            except (MismatchError, RuntimeError, OSError) as e:
                 print(f"error: {e}", file=sys.stderr)
                 return 1
             progress.advance(bar)
@@ -171,7 +177,8 @@ def main() -> int:
     versions = [" ".join(f"{k} {v}" for k, v in side["versions"].items()) for side in results[cases[0]].values()]
     table = Table(
         title=f"resnet50-fpn, float32, eager, CPU, {options.threads} threads; median of {options.repeats}",
-        caption=f"{' · '.join(versions)}\n{platform.processor() or platform.machine()}, load {before} before, {_load()} after\n"
+        caption=f"{' · '.join(versions)}\n"
+        f"{platform.processor() or platform.machine()}, load {before} before, {_load()} after\n"
         "ratio: ours to theirs, below 1 is faster; memory: peak above weights and inputs",
     )
     for heading in ("case", "ours", "torchvision", "ratio", "memory", "torchvision", "detections"):

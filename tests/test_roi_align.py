@@ -14,7 +14,7 @@ from reference import roi_align as reference
 
 STRIDES = (4, 8, 16)
 METHODS = {
-    "align": lambda *a: roi_align(*a),
+    "align": roi_align,
     "align not aligned": lambda *a: roi_align(*a, aligned=False),
     "align adaptive": lambda *a: roi_align(*a, sampling_ratio=0),
     "align adaptive not aligned": lambda *a: roi_align(*a, sampling_ratio=0, aligned=False),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class Bar:
@@ -33,7 +34,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line, which may hold rich markup."""
         if not self.quiet:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning; also when quiet, since something was left out."""
@@ -47,13 +48,15 @@ class Reporter:
             return
         outer = self._progress
         progress = outer or Progress(
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("[dim]left"),
-            TextColumn("[cyan]{task.fields[text]}"),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("[dim]left", table_column=Column(no_wrap=True)),
+            # What the line has no room for is cut off the text, never off the bar.
+            TextColumn("[cyan]{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=self.console,
+            expand=True,
         )
         task = progress.add_task(what, total=total, completed=done, text="")
         if outer is not None:

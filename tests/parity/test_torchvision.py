@@ -1,9 +1,9 @@
 """The same weights and the same photo give torchvision's numbers, stage by stage, and its losses and gradients."""
 
 import json
-import sys
 from pathlib import Path
 
+import filling
 import numpy as np
 import pytest
 import torch
@@ -18,9 +18,6 @@ from maskrcnn.structures import Target
 from maskrcnn.targets import batch_targets, resize_target
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import filling  # noqa: E402
-
 CASE = HERE / "maskrcnn_resnet50_fpn"
 EXPECTED = dict(np.load(CASE / "expected.npz"))
 TOLERANCE = json.loads((CASE / "expected.json").read_text())["suggested_tolerance"]

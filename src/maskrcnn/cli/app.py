@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -38,14 +39,20 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-) -> None:
-    """Mask R-CNN that you can run, train, ship and see through."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"maskrcnn {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Mask R-CNN that you can run, train, ship and see through."""
 
 
 for command in (demo, train, evaluate, predict):
@@ -70,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort, click.Abort):
         console.print("Stopped.")
         return INTERRUPTED
+    except BrokenPipeError:  # who read our output, as `head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except MemoryError as e:
         _complain(console, f"Out of memory: {e}. A smaller batch size or image.max_size needs less.")
         return FAILED

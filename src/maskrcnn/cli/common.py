@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from maskrcnn.devices import choose_device
-from maskrcnn.errors import ConfigError, InputError
+from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.weights import load
@@ -51,6 +51,16 @@ def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None =
         raise InputError(f"There is no weights file {weights}.")
     chosen = choose_device(device)
     return load(weights, overrides=parse_overrides(overrides)).to(chosen)
+
+
+def output_folder(path: Path) -> None:
+    """Make a folder for results; raise `WriteError` where that cannot be."""
+    if path.exists() and not path.is_dir():
+        raise WriteError(f"Cannot write into {path}: it is a file, not a folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise WriteError(f"Cannot make the folder {os_reason(path, e)}.") from None
 
 
 def reporter(quiet: bool) -> Reporter:

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from maskrcnn.cli.common import Quiet, reporter
+from maskrcnn.cli.common import Quiet, output_folder, reporter
 from maskrcnn.config import Config
 from maskrcnn.data import ShapesDataset
 from maskrcnn.drawing import contact_sheet, overlay, side_by_side, target_as_detections
@@ -22,9 +22,9 @@ from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
 from maskrcnn.training import TrainOptions
 from maskrcnn.training import train as run_training
-from maskrcnn.training.folder import CHECKPOINT
 
-MARKER = "run.json"
+MARKER = ".maskrcnn-demo"
+"""Tells the demo's folder from one of a training run, which must never be cleared."""
 PICTURES = 12
 
 
@@ -107,13 +107,15 @@ def demo_options(seed: int) -> TrainOptions:
 
 def _clear(output: Path) -> None:
     """Make room for a new demo; never in a folder that holds something else."""
-    if output.exists() and any(output.iterdir()):
-        if not (output / MARKER).exists() and not (output / CHECKPOINT).exists():
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / MARKER).exists():
             raise InputError(f"{output} holds files that no demo made; choose another folder with -o.")
         try:
             shutil.rmtree(output)
         except OSError as e:
             raise WriteError(f"Cannot clear {os_reason(output, e)}.") from None
+    output_folder(output)
+    _write(output / MARKER, "A later demo may clear this folder.\n")
 
 
 def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:

@@ -18,7 +18,7 @@ def evaluate(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="A COCO JSON file, a folder with annotations/val.json, or `shapes`."),
+        typer.Argument(metavar="DATA", help="A COCO JSON file, a folder with annotations/val.json, or shapes."),
     ],
     images: Annotated[
         Path | None,

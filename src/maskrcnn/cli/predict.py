@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, reporter
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, output_folder, reporter
 from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
 from maskrcnn.errors import DatasetError, ImageFileError, InputError, WriteError, os_reason
 from maskrcnn.evaluation import coco_results
 from maskrcnn.images import image_files, load_image
-from maskrcnn.structures import Detections
 
 RESULTS = "detections.json"
 
@@ -53,14 +53,18 @@ def predict(
     if color_by not in ("instance", "class"):
         raise InputError(f"--color-by must be instance or class; got {color_by!r}.")
     files = image_files(inputs, recursive=recursive)
+    if pictures:
+        _keep_photos(files, output)
     model = load_on(weights, device, overrides)
     ids, category_ids = _ids(annotations, model.config.class_names)
+    image_ids = [_image_id(path, ids, annotations) for path in files]
+    output_folder(output)
     report = reporter(quiet)
     results: list[dict[str, Any]] = []
     broken = 0
     taken: set[str] = set()
     with report.bar("predicting", len(files)) as bar:
-        for path in files:
+        for path, image_id in zip(files, image_ids, strict=True):
             try:
                 image = load_image(path)
             except ImageFileError as e:
@@ -69,10 +73,10 @@ def predict(
                 bar.advance()
                 continue
             found = model.predict(image, threshold)[0]
-            results += coco_results(found, _image_id(path, ids, annotations), category_ids)
+            results += coco_results(found, image_id, category_ids)
             if pictures:
                 _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
-            bar.advance(f"{path.name}: {_count(found)}")
+            bar.advance(f"{path.name}: {_count(len(found), 'object')}")
     _write(output / RESULTS, json.dumps(results))
     summary = {
         "images": len(files) - broken,
@@ -83,10 +87,20 @@ def predict(
     if as_json:
         typer.echo(json.dumps({**summary, "results": results}))
     report.say(
-        f"{summary['detections']} detections in {summary['images']} images: [bold]{output}[/]"
+        f"{_count(len(results), 'detection')} in {_count(len(files) - broken, 'image')}: [bold]{output}[/]"
         + (f" [yellow]({broken} could not be read)[/]" if broken else "")
     )
     return 1 if broken else 0
+
+
+def _keep_photos(files: Sequence[Path], output: Path) -> None:
+    """Raise `InputError` where a picture could take the place of a photo."""
+    for path in files:
+        if path.parent.resolve() == output.resolve():
+            raise InputError(
+                f"--output {output} is the folder of {path.name}, which a picture of the same name could overwrite. "
+                "Choose another folder."
+            )
 
 
 def _ids(annotations: Path | None, class_names: tuple[str, ...]) -> tuple[dict[str, Any], list[int] | None]:
@@ -124,7 +138,6 @@ def _save_picture(picture: Any, folder: Path, source: Path, taken: set[str]) -> 
     taken.add(name)
     path = folder / f"{name}.png"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
@@ -132,11 +145,10 @@ def _save_picture(picture: Any, folder: Path, source: Path, taken: set[str]) -> 
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
 
 
-def _count(found: Detections) -> str:
-    return f"{len(found)} object{'' if len(found) == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -24,7 +24,7 @@ def train(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A COCO JSON file, a folder with annotations/train.json and val.json, or `shapes`.",
+            help="A COCO JSON file, a folder with annotations/train.json and val.json, or shapes.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of this run.")] = Path("runs/train"),
@@ -84,9 +84,10 @@ def train(
     masks = parse_overrides(overrides).get("masks", True)
     training_set = open_dataset(data, "train", images, masks=masks, keep_empty=keep_empty)
     validation_set = open_dataset(validation or data, "val", images, masks=masks, optional=validation is None)
+    default_rate = 0.0005 if optimizer == "adamw" else 0.00125 * max(batch_size, 1)
     settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "schedule": schedule,
-        "learning_rate": learning_rate or (0.0005 if optimizer == "adamw" else 0.00125 * batch_size),
+        "learning_rate": default_rate if learning_rate is None else learning_rate,
         "warmup_steps": warmup, "weight_decay": weight_decay, "clip_norm": clip_norm, "precision": precision,
         "flip": flip, "workers": workers, "seed": seed, "evaluate_every": evaluate_every, "save_every": save_every,
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.shapes import ShapesDataset
-from maskrcnn.errors import DatasetError
+from maskrcnn.errors import DatasetError, did_you_mean
 
 SHAPES = "shapes"
 SHAPES_SIZES = {"train": (2000, 0), "val": (200, 1), "test": (200, 2)}
@@ -57,7 +57,10 @@ def open_dataset(
         DatasetError: there is no such file, or it cannot be used.
     """
     if source == SHAPES:
-        length, seed = SHAPES_SIZES.get(split, SHAPES_SIZES["val"])
+        if split not in SHAPES_SIZES:
+            hint = did_you_mean(split, list(SHAPES_SIZES))
+            raise DatasetError(f"shapes has no split {split!r}; there are {', '.join(SHAPES_SIZES)}.{hint}")
+        length, seed = SHAPES_SIZES[split]
         return ShapesDataset(length, seed=seed)
     path = Path(source)
     if path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -130,17 +131,21 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as e:
         raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
     except Exception as e:  # noqa: BLE001  # whatever a damaged or hostile pickle provokes
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as tensors alone: {reason} Only files of plain tensors are loaded, since "
-            "a pickle with anything else could run code."
-        ) from None
+        raise CheckpointError(f"{path} cannot be read as weights: {_why_unreadable(e)}.") from None
     for key in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise CheckpointError(f"{path} does not hold a mapping from names to tensors.")
     return dict(loaded), {}
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Return a reason in our own words: those of `torch.load` advise to run the file's code."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return f"it holds {found[1]}, which is no tensor, and loading that could run code"
+    return "it is damaged, cut short, or no file of tensors alone"
 
 
 def _as_tensors(source: Mapping[str, Any]) -> dict[str, Tensor]:
