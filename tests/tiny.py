@@ -30,6 +30,9 @@ TINY = {
 }
 """Overrides of the preset small-fpn: 0.2 million weights, a step of two images in 0.05 s."""
 
+PAPERS = {"optimizer": "sgd", "learning_rate": 0.0025, "schedule": "step", "clip_norm": 0.0}
+"""Training options of the papers."""
+
 
 def tiny_data(length: int = 6, seed: int = 0, empty_fraction: float = 0.0) -> ShapesDataset:
     """Return made images of 64 × 64 pixels."""

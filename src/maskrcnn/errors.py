@@ -53,3 +53,14 @@ def did_you_mean(word: str, known: list[str]) -> str:
 def os_reason(path: str | Path, error: OSError) -> str:
     """Return the system's reason for a failed file operation, without Python's decoration."""
     return f"{path}: {error.strerror or error}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> counted(1, "box"), counted(2, "class")
+        ('1 box', '2 classes')
+    """
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

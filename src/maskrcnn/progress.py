@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+LINE_EVERY = 30.0
+"""Seconds between lines where there is no terminal to draw a bar on, as in a batch job's log."""
 
 
 class Bar:
-    """One progress bar."""
+    """One progress bar, or what stands in for it."""
 
-    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
 
     def advance(self, text: str = "") -> None:
-        """Move on by one, with `text` beside the bar."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=1, text=text)
+        """Move on by one, with `text` under the bar."""
+        self._show(text)
 
 
 class Reporter:
@@ -42,30 +46,69 @@ class Reporter:
 
     @contextmanager
     def bar(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """Show a bar for as long as the block runs; bars inside bars stand below each other."""
+        """Show a bar for as long as the block runs; bars inside bars stand below each other.
+
+        Where the console is no terminal, a line now and then tells the same.
+        """
         if self.quiet:
-            yield Bar(None, None)
-            return
-        outer = self._progress
-        progress = outer or Progress(
-            TextColumn("{task.description:<10}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            TextColumn("[dim]left", table_column=Column(no_wrap=True)),
-            # What the line has no room for is cut off the text, never off the bar.
-            TextColumn("[cyan]{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            console=self.console,
-            expand=True,
+            yield Bar(lambda text: None)
+        elif not (self.console.is_terminal or self.console.is_jupyter):
+            yield Bar(_Lines(self, what, total, done))
+        elif self._progress is not None:
+            with _task(self._progress, what, total, done) as bar:
+                yield bar
+        else:
+            self._progress = _Bars(console=self.console)
+            try:
+                with self._progress, _task(self._progress, what, total, done, keep=True) as bar:
+                    yield bar
+            finally:
+                self._progress = None
+
+
+class _Bars(Progress):
+    """Bars with their texts on lines of their own, which a narrow terminal has room for."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]left"),
+            console=console,
         )
-        task = progress.add_task(what, total=total, completed=done, text="")
-        if outer is not None:
-            yield Bar(progress, task)
-            progress.remove_task(task)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bars, and under them what they have to say."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["text"]:
+                yield Text(task.fields["text"], style="cyan", no_wrap=True, overflow="ellipsis")
+
+
+@contextmanager
+def _task(progress: Progress, what: str, total: int, done: int, keep: bool = False) -> Iterator[Bar]:
+    task = progress.add_task(what, total=total, completed=done, text="")
+    yield Bar(lambda text: progress.update(task, advance=1, text=text))
+    if not keep:
+        progress.remove_task(task)
+
+
+class _Lines:
+    """Says where a job is, every `LINE_EVERY` seconds."""
+
+    def __init__(self, reporter: Reporter, what: str, total: int, done: int) -> None:
+        self.reporter, self.what, self.total = reporter, what, total
+        self.first = self.done = done
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY:
             return
-        self._progress = progress
-        try:
-            with progress:
-                yield Bar(progress, task)
-        finally:
-            self._progress = None
+        self.last = now
+        seconds = (now - self.began) / (self.done - self.first) * (self.total - self.done)
+        left = timedelta(seconds=round(seconds))
+        self.reporter.say(f"{self.what} {self.done}/{self.total}, {left} left{': ' if text else ''}{escape(text)}")

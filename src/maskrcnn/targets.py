@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from maskrcnn.errors import InputError, did_you_mean
+from maskrcnn.errors import InputError, counted, did_you_mean
 from maskrcnn.structures import Target, TargetBatch
 
 G_MULTIPLE = 4
@@ -30,8 +30,8 @@ def check_pairs(n_images: int, n_targets: int) -> None:
     """Raise `InputError` unless there is one target for each image."""
     if n_images != n_targets:
         raise InputError(
-            f"targets must hold one target for each image; got {_count(n_targets, 'target')} for "
-            f"{_count(n_images, 'image')}. An image without objects needs a target with no boxes."
+            f"targets must hold one target for each image; got {counted(n_targets, 'target')} for "
+            f"{counted(n_images, 'image')}. An image without objects needs a target with no boxes."
         )
 
 
@@ -185,7 +185,7 @@ def _labels(given: Mapping[str, Any], count: int, num_classes: int, name: str) -
             hint = " If your labels count from 1, subtract 1."
         allowed = "0" if num_classes == 1 else f"0 to {num_classes - 1}"
         raise InputError(
-            f"{name}.labels[{i}] must be {allowed} for {_count(num_classes, 'class')}; got {label}. "
+            f"{name}.labels[{i}] must be {allowed} for {counted(num_classes, 'class')}; got {label}. "
             f"Labels are 0-based and background is not a class.{hint}"
         )
     return labels.long()
@@ -227,7 +227,7 @@ def _shape_hint(shape: tuple[int, ...], count: int, image_size: tuple[int, int])
         return " For a single mask pass masks[None]; for numbered objects make one mask of each number."
     if len(shape) == 3 and shape[1:] == image_size:
         be = "is" if shape[0] == 1 else "are"
-        return f" There {be} {_count(shape[0], 'mask')} for {_count(count, 'box')}."
+        return f" There {be} {counted(shape[0], 'mask')} for {counted(count, 'box')}."
     if len(shape) == 3 and shape[0] == count:
         return " Masks must be in the frame of the photo, as the boxes are; resize neither beforehand."
     return ""
@@ -258,7 +258,7 @@ def _one_per_box(value: Shaped[Tensor, "..."], count: int, where: str, dtype: st
     if tuple(value.shape) == (count, 1):
         hint = f" Drop the last axis with {where.rsplit('.', 1)[-1]}.squeeze(1)."
     elif value.ndim == 1:
-        hint = f" There {'is' if len(value) == 1 else 'are'} {len(value)} for {_count(count, 'box')}."
+        hint = f" There {'is' if len(value) == 1 else 'are'} {len(value)} for {counted(count, 'box')}."
     raise InputError(f"{where} must be {dtype} [{count}], {_word(count)} like its boxes; got {_kind(value)}.{hint}")
 
 
@@ -269,11 +269,6 @@ def _kind(value: Shaped[Tensor, "..."]) -> str:
 def _word(count: int) -> str:
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     return words[count] if count < len(words) else str(count)
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def resize_target(

@@ -31,13 +31,13 @@ from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions, train
 from maskrcnn.training.loop import _optimizer
 from maskrcnn.weights import files
-from tiny import SIDE, tiny_data, tiny_model
+from tiny import PAPERS, SIDE, tiny_data, tiny_model
 
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
 
 
 def options(**changes):
-    return TrainOptions(**{"epochs": 1, "batch_size": 2, "evaluate_every": 0, "warmup_steps": 0, **changes})
+    return TrainOptions(**{**PAPERS, "epochs": 1, "batch_size": 2, "evaluate_every": 0, "warmup_steps": 0, **changes})
 
 
 def records(folder):

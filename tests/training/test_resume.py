@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from maskrcnn.errors import CheckpointError, ConfigError, InputError
 from maskrcnn.training import TrainOptions, train
-from tiny import tiny_data, tiny_model
+from tiny import PAPERS, tiny_data, tiny_model
 
 CHILD = Path(train_child.__file__)
 
@@ -124,7 +124,7 @@ class _StopsAt:
 
 
 def options(**changes):
-    return TrainOptions(**{"epochs": 1, "batch_size": 2, "evaluate_every": 0, **changes})
+    return TrainOptions(**{**PAPERS, "epochs": 1, "batch_size": 2, "evaluate_every": 0, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,11 @@ import torch
 
 from maskrcnn.training import TrainOptions, train
 from maskrcnn.weights import files
-from tiny import tiny_data, tiny_model
+from tiny import PAPERS, tiny_data, tiny_model
 
 STEPS = 12
-OPTIONS = TrainOptions(
-    epochs=4,
-    batch_size=2,
-    learning_rate=0.01,
-    warmup_steps=3,
-    clip_norm=10.0,
-    evaluate_every=2,
-    save_every=4,
-)
+CHOSEN = {"epochs": 4, "batch_size": 2, "learning_rate": 0.01, "warmup_steps": 3, "clip_norm": 10.0}
+OPTIONS = TrainOptions(**{**PAPERS, **CHOSEN, "evaluate_every": 2, "save_every": 4})
 """Three steps an epoch; checkpoints after steps 3, 4, 6, 8, 9 and 12."""
 
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -68,13 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handlers=[RichHandler(console=console, show_time=False, show_path=False)],
     )
     try:
-        result: Any = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        result: Any = app(args=given, prog_name="maskrcnn", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except MaskRCNNError as e:
         _complain(console, str(e))
         wrong = (ConfigError, InputError, DatasetError, CheckpointError, ImageFileError)
         return ASKED_WRONGLY if isinstance(e, wrong) else FAILED
-    except (KeyboardInterrupt, typer.Abort, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.print("Stopped.")
         return INTERRUPTED
     except BrokenPipeError:  # who read our output, as `head` does, has read enough
@@ -90,12 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage_or_raise(console: Console, error: Exception) -> int:
     """Show what was wrong with the command line; let any other error, which is a bug, pass."""
     if not hasattr(error, "format_message"):
-        if type(error).__name__ == "OutOfMemoryError":
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _complain(console, f"{str(error).splitlines()[0]} A smaller batch size or image.max_size needs less.")
             return FAILED
         raise error
     message = error.format_message()
-    if message:
+    if type(error).__name__ == "NoArgsIsHelpError":  # `maskrcnn` alone
+        typer.echo(message)
+    elif message:
         _complain(console, message)
         context = getattr(error, "ctx", None)
         if context is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
@@ -66,3 +67,8 @@ def output_folder(path: Path) -> None:
 def reporter(quiet: bool) -> Reporter:
     """Return where commands report to: standard error."""
     return Reporter(quiet=quiet)
+
+
+def bold(value: object) -> str:
+    """Return a value in bold for `Reporter.say`, whatever brackets it has."""
+    return f"[bold]{escape(str(value))}[/]"

@@ -9,14 +9,16 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
 
-from maskrcnn.cli.common import Quiet, output_folder, reporter
+from maskrcnn.cli.common import Quiet, bold, output_folder, reporter
 from maskrcnn.config import Config
 from maskrcnn.data import ShapesDataset
 from maskrcnn.drawing import contact_sheet, overlay, side_by_side, target_as_detections
 from maskrcnn.errors import InputError, WriteError, os_reason
 from maskrcnn.evaluation import EvaluationResult
 from maskrcnn.evaluation import evaluate as measure
+from maskrcnn.evaluation.result import Figures
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
@@ -25,18 +27,19 @@ from maskrcnn.training import train as run_training
 
 MARKER = ".maskrcnn-demo"
 """Tells the demo's folder from one of a training run, which must never be cleared."""
-PICTURES = 12
+UNSEEN, PICTURES = 200, 12
+"""Images to measure on, and how many of them are drawn."""
 
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
         "demo"
     ),
-    steps: Annotated[int, typer.Option(help="Training steps of 8 images.", min=1)] = 800,
+    steps: Annotated[int, typer.Option(help="Training steps of 8 images.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Start of all chance.", min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small Mask R-CNN on made images, measure it and show what it finds.
+    """Train a small network on made images, measure and draw.
 
     \b
     Example:
@@ -46,7 +49,7 @@ def demo(
     """
     report = reporter(quiet)
     began = time.monotonic()
-    training, unseen = ShapesDataset(steps * 8, seed=2 * seed), ShapesDataset(200, seed=2 * seed + 1)
+    training, unseen = ShapesDataset(steps * 8, seed=2 * seed), ShapesDataset(UNSEEN, seed=2 * seed + 1)
     _clear(output)
     torch.manual_seed(seed)
     model = MaskRCNN(demo_config(training.class_names))
@@ -121,12 +124,12 @@ def _clear(output: Path) -> None:
 def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
     """Write pictures of truth and prediction side by side, and one sheet of them all."""
     pairs = []
-    for index in range(PICTURES):
+    for index in range(min(PICTURES, len(unseen))):
         image, target = unseen[index]
         truth = target_as_detections(target, unseen.image_size, unseen.class_names)
         left = overlay(image, truth, scores=False, scale=4, color_by="class")
         right = overlay(image, found[index].above(0.7), scale=4, color_by="class")
-        pairs.append(side_by_side(left, right, ("ground truth", "prediction, score ≥ 0.7")))
+        pairs.append(side_by_side(left, right, ("ground truth", "prediction, score 0.7 or more")))
     try:
         (output / "pictures").mkdir(parents=True, exist_ok=True)
         for index, pair in enumerate(pairs):
@@ -144,16 +147,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _tell(report: Reporter, figures: EvaluationResult, output: Path, training: float, total: float) -> None:
-    if not report.quiet:
-        report.console.print(figures)
-    mask = figures.mask or {}
+    Console().print(figures)
     report.say(
-        f"\nOn {figures.num_images} unseen images: box AP50 [bold]{figures.box['AP50'] or 0:.3f}[/], mask AP50 "
-        f"[bold]{mask.get('AP50') or 0:.3f}[/]. Training took {training:.0f} s, everything {total:.0f} s.\n\n"
-        f"[bold]{output / 'predictions.png'}[/]  six of them, truth beside prediction (more in {output / 'pictures'})\n"
-        f"[bold]{output / 'model.safetensors'}[/]  the network: weights, configuration and class names\n"
-        f"[bold]{output / 'log.jsonl'}[/]  losses of every step (also in {output / 'tensorboard'})\n\n"
+        f"\nOn {figures.num_images} unseen images: box AP50 {bold(_three(figures.box))}, mask AP50 "
+        f"{bold(_three(figures.mask))}. Training took {training:.0f} s, everything {total:.0f} s.\n\n"
+        f"{bold(output / 'predictions.png')}  six of them, truth beside prediction (more in pictures/)\n"
+        f"{bold(output / 'model.safetensors')}  the network: weights, configuration and class names\n"
+        f"{bold(output / 'log.jsonl')}  losses of every step (also in tensorboard/)\n\n"
         "On your own photos, annotated in COCO's format:\n"
-        "  maskrcnn train PHOTOS -o runs/photos        a folder with annotations/train.json and images/\n"
-        "  maskrcnn predict runs/photos/model.safetensors NEW_PHOTOS -o found\n"
+        "  maskrcnn train PHOTOS -o runs/photos        a folder with annotations/train.json, val.json and images/\n"
+        "  maskrcnn predict runs/photos/best.safetensors NEW_PHOTOS -o found\n"
     )
+
+
+def _three(figures: Figures | None) -> str:
+    return f"{(figures or {}).get('AP50') or 0:.3f}"

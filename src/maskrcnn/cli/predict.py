@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, output_folder, reporter
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter
 from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
-from maskrcnn.errors import DatasetError, ImageFileError, InputError, WriteError, os_reason
+from maskrcnn.errors import DatasetError, ImageFileError, InputError, WriteError, counted, os_reason
 from maskrcnn.evaluation import coco_results
 from maskrcnn.images import image_files, load_image
 
@@ -76,7 +76,7 @@ def predict(
             results += coco_results(found, image_id, category_ids)
             if pictures:
                 _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
-            bar.advance(f"{path.name}: {_count(len(found), 'object')}")
+            bar.advance(f"{path.name}: {counted(len(found), 'object')}")
     _write(output / RESULTS, json.dumps(results))
     summary = {
         "images": len(files) - broken,
@@ -87,7 +87,7 @@ def predict(
     if as_json:
         typer.echo(json.dumps({**summary, "results": results}))
     report.say(
-        f"{_count(len(results), 'detection')} in {_count(len(files) - broken, 'image')}: [bold]{output}[/]"
+        f"{counted(len(results), 'detection')} in {counted(len(files) - broken, 'image')}: {bold(output)}"
         + (f" [yellow]({broken} could not be read)[/]" if broken else "")
     )
     return 1 if broken else 0
@@ -148,7 +148,3 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Group
 from rich.table import Table
 
+from maskrcnn.errors import counted
+
 FIGURES: dict[str, str] = {
     "AP": "mean over IoU 0.50 … 0.95",
     "AP50": "IoU 0.50",
@@ -48,8 +50,8 @@ class EvaluationResult:
 
     def table(self) -> Table:
         """Return the twelve figures of boxes and masks, in percent as papers print them."""
-        table = _table(f"COCO figures on {_count(self.num_images, 'image')} (%)")
-        table.caption = f"{_count(self.num_objects, 'object')}, {_count(self.num_detections, 'detection')}"
+        table = _table(f"COCO figures on {counted(self.num_images, 'image')} (%)")
+        table.caption = f"{counted(self.num_objects, 'object')}, {counted(self.num_detections, 'detection')}"
         table.add_column("Figure", style="bold")
         for name in ("Box", "Mask") if self.mask is not None else ("Box",):
             table.add_column(name, justify="right")
@@ -82,7 +84,3 @@ def _table(title: str) -> Table:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -30,13 +30,23 @@ from maskrcnn.training.options import TrainOptions
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left: its folder, its last weights, and the last evaluation if there was one."""
+    """What a run left: its last weights, how long it took, and the last evaluation if there was one."""
 
     folder: Path
-    weights: Path
     steps: int
     seconds: float
     evaluation: EvaluationResult | None
+
+    @property
+    def weights(self) -> Path:
+        """The last weights."""
+        return self.folder / WEIGHTS
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best evaluation; the last ones if there was none."""
+        best = self.folder / BEST
+        return best if best.exists() else self.weights
 
 
 def train(
@@ -146,7 +156,7 @@ class _Run:
                 with interrupts_held_back():
                     self._save(done)
                 raise
-        return TrainResult(self.folder, self.folder / WEIGHTS, self.total, time.monotonic() - started, self.evaluation)
+        return TrainResult(self.folder, self.total, time.monotonic() - started, self.evaluation)
 
     def _step(self, step: int, batch: Batch | MaskRCNNError) -> dict[str, float]:
         """Do one step and return its figures."""
@@ -226,7 +236,7 @@ class _Run:
 
     def _evaluation_due(self, done: int) -> bool:
         epoch, rest = divmod(done, self.order.steps_per_epoch)
-        every = self.options.evaluate_every
+        every = self.options.epochs_between_evaluations
         wanted = self.validation is not None and every > 0 and rest == 0
         return wanted and (epoch % every == 0 or done == self.total) and self.evaluated < done
 
@@ -311,6 +321,9 @@ def _summary(result: EvaluationResult) -> str:
 
 
 def _shown(record: dict[str, float]) -> str:
-    names = ("loss", "loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask")
-    short = ("loss", "objectness", "rpn box", "class", "box", "mask")
-    return "  ".join(f"{s} {record[n]:.3f}" for s, n in zip(short, names, strict=True) if n in record)
+    """Return the losses for a line of 80 characters."""
+    if not record:
+        return ""
+    short = {"rpn_objectness": "objectness", "rpn_box": "rpn box", "class": "class", "box": "box", "mask": "mask"}
+    terms = ", ".join(f"{shown} {record[f'loss_{name}']:.3f}" for name, shown in short.items())
+    return f"loss {record['loss']:.3f}: {terms}"

@@ -1,0 +1,139 @@
+"""`maskrcnn train`."""
+
+import json
+
+import pytest
+from cli_words import words
+
+import maskrcnn
+from tiny import SIDE
+
+
+def steps(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss" in line]
+
+
+def test_trains_on_a_folder_and_says_what_to_do_next(train, labelled, tmp_path):
+    status, out, err = train(labelled)
+    assert status == 0
+    best = tmp_path / "run" / "best.safetensors"
+    assert steps(tmp_path / "run") == [1, 2]
+    assert maskrcnn.load(best).config.class_names == ("circle", "square", "triangle")
+    assert "4 images to train on, 2 to evaluate on; 3 classes. Learning rate 0.001 for 2 images a step." in err
+    assert f"Next: maskrcnn predict {best} PHOTOS -o found" in words(err)
+    assert "COCO figures on 2 images" in out
+
+
+def test_json_alone_is_on_standard_output(train, labelled, tmp_path):
+    status, out, _ = train(labelled, "--json")
+    told = json.loads(out)
+    assert status == 0
+    assert told["steps"] == 2
+    assert told["weights"] == str(tmp_path / "run" / "model.safetensors")
+    assert set(told["evaluation"]["box"]) == set(told["evaluation"]["mask"])
+
+
+def test_quiet_says_nothing_but_the_result(train, labelled):
+    status, out, err = train(labelled, "--quiet")
+    assert (status, err) == (0, "")
+    assert out.startswith("COCO figures")
+
+
+def test_a_json_file_trains_without_evaluation(train, labelled, tmp_path):
+    status, out, err = train(labelled / "annotations" / "train.json")
+    assert (status, out) == (0, "")
+    assert "4 images to train on, 0 to evaluate on" in err
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    assert "model.safetensors" in err
+
+
+def test_options_reach_the_run(train, labelled, tmp_path):
+    train(labelled, "--optimizer", "sgd", "--schedule", "step", "--lr", 0.01, "--clip-norm", 0, "--seed", 3)
+    options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
+    wanted = {"optimizer": "sgd", "schedule": "step", "learning_rate": 0.01, "clip_norm": 0.0, "seed": 3}
+    assert wanted.items() <= options.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rate"),
+    [([], 0.001), (["--optimizer", "sgd"], 0.0025), (["--optimizer", "sgd", "--batch-size", "16"], 0.02)],
+    ids=["adamw", "sgd", "the papers' 16 images"],
+)
+def test_the_rate_fits_optimizer_and_batch(train, labelled, tmp_path, arguments, rate):
+    train(labelled, *arguments)
+    options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
+    assert options["learning_rate"] == pytest.approx(rate)
+
+
+def test_a_finished_run_is_kept_and_resumed_without_a_step(train, labelled, tmp_path):
+    train(labelled)
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    status, _, err = train(labelled)
+    assert status == 2
+    assert "already holds a run. Continue it with --resume, or choose another folder." in words(err)
+    assert train(labelled, "--resume")[0] == 0
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before
+
+
+def test_weights_go_on_with_their_own_network_at_a_lower_rate(run, train, labelled, weights, tmp_path):
+    status, _, err = run(
+        *("train", labelled, "--weights", weights, "-o", tmp_path / "more", "--epochs", 1, "--device", "cpu")
+    )
+    assert status == 0
+    assert "Learning rate 0.0001 for 4 images a step" in err
+    assert maskrcnn.load(tmp_path / "more" / "model.safetensors").config.image.min_size == SIDE
+
+
+def test_weights_of_other_classes_are_refused(run, labelled, weights, tmp_path):
+    path = labelled / "annotations" / "train.json"
+    path.write_text(path.read_text().replace('"circle"', '"disc"'))
+    status, _, err = run("train", path, "--weights", weights, "-o", tmp_path / "more")
+    assert status == 2
+    assert "knows the classes circle, square, triangle; the data has disc, square, triangle." in words(err)
+
+
+def test_without_masks_it_is_faster_rcnn(train, labelled, tmp_path):
+    path = labelled / "annotations" / "train.json"
+    contents = json.loads(path.read_text())
+    for annotation in contents["annotations"]:
+        del annotation["segmentation"]
+    path.write_text(json.dumps(contents))
+    status, out, _ = train(path, "--val", path, "--set", "masks=false")
+    assert status == 0
+    assert "Mask" not in out
+    assert not maskrcnn.load(tmp_path / "run" / "model.safetensors").config.masks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "rpn.nms_treshold=0.6"], "key 'rpn.nms_treshold'. Did you mean 'nms_threshold'?"),
+        (["--set", "rpn.nms_threshold=7"], "rpn.nms_threshold should be less than or equal to 1; got 7."),
+        (["--set", "rpn.nms_threshold"], "--set takes KEY=VALUE, as image.min_size=512; got 'rpn.nms_threshold'."),
+        (["--preset", "resnet50-fnp"], "Unknown preset 'resnet50-fnp'. Did you mean 'resnet50-fpn'?"),
+        (["--optimizer", "adam"], "optimizer should be 'sgd' or 'adamw'; got 'adam'."),
+        (["--epochs", "0"], "epochs should be greater than or equal to 1; got 0."),
+        (["--lr", "-1"], "learning_rate should be greater than 0; got -1.0."),
+        (["--lr", "nan"], "learning_rate should be a finite number; got nan."),
+        (["--batch-size", "0"], "batch_size should be greater than or equal to 1; got 0."),
+        (["--precision", "fp16"], "precision fp16 needs a GPU; on a CPU take bf16 or fp32."),
+        (["--device", "gpu"], "The device 'gpu' cannot be used here"),
+        (["--weights", "none.safetensors"], "none.safetensors: No such file or directory"),
+        (["--images", "nowhere"], "the images folder nowhere does not exist"),
+        (["--val", "none.json"], "There is no file or folder none.json."),
+    ],
+    ids=lambda v: " ".join(v[:2]) if isinstance(v, list) else "",
+)  # fmt: skip
+def test_wrong_options_are_refused_before_anything_is_written(train, labelled, tmp_path, arguments, said):
+    status, _, err = train(labelled, *arguments)
+    assert status == 2
+    assert said in words(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_fails(train, labelled, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    status, _, err = train(labelled, output=tmp_path / "file" / "run")
+    assert status == 1
+    assert f"Cannot write {tmp_path / 'file' / 'run'}: Not a directory." in words(err)
