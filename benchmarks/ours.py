@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn
+from maskrcnn.config import ImageConfig
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.nms import nms
 from maskrcnn.roi_align import FlatPyramid, assign_levels, roi_align
@@ -25,7 +26,7 @@ def network(batch: int) -> Build:
 
     def build(inputs: Tensors, weights: Tensors) -> Case:
         model = _model(weights)
-        images = ImageBatch.of(inputs["images"][:batch].clone(), 32)
+        images = ImageBatch.of(inputs["images"][:batch].clone(), ImageConfig())
 
         def figures(found: DetectionBatch) -> dict[str, float]:
             some = found.valid

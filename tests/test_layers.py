@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.layers import ConvNorm, FrozenBatchNorm, init_conv, init_predictor, make_norm
+from maskrcnn.layers import ConvNorm, FrozenBatchNorm, init_layer, init_predictor, make_norm
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 1e-3])
@@ -85,10 +85,11 @@ def test_relu_if_wished(relu: bool) -> None:
     torch.testing.assert_close(layer(x), plain.relu() if relu else plain)
 
 
-def test_convolutions_keep_the_variance() -> None:
+@pytest.mark.parametrize(("relu", "gain", "factor"), [(True, 1.0, 2.0), (False, 1.0, 1.0), (False, 0.5, 0.25)])
+def test_layers_make_up_for_the_variance_that_a_relu_takes(relu: bool, gain: float, factor: float) -> None:
     layer = nn.Conv2d(64, 128, 3)
-    init_conv(layer)
-    torch.testing.assert_close(layer.weight.std(), torch.tensor((2 / (9 * 128)) ** 0.5), rtol=0.02, atol=0)
+    init_layer(layer, relu, gain)
+    torch.testing.assert_close(layer.weight.std(), torch.tensor((factor / (9 * 64)) ** 0.5), rtol=0.02, atol=0)
     torch.testing.assert_close(layer.bias, torch.zeros(128))
 
 

@@ -8,6 +8,7 @@ import torch
 
 import maskrcnn
 from maskrcnn import Config, ImageBatch, MaskRCNN, TargetBatch
+from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
 from maskrcnn.images import prepare
 from maskrcnn.stages import recording
@@ -75,7 +76,7 @@ def test_what_comes_back_depends_on_what_is_passed(mode):
 def test_default_preset_has_the_landmark_shapes():
     with torch.device("meta"), recording() as stages:  # shapes alone: nothing is computed
         model = MaskRCNN(Config.preset(class_names=list("abcdef")))
-        images = ImageBatch.of(torch.zeros(1, 3, 1024, 1024), 32)
+        images = ImageBatch.of(torch.zeros(1, 3, 1024, 1024), ImageConfig())
         model.rpn(model.fpn(model.backbone(images.tensor)), images)
     assert stages["p6"].shape == (1, 256, 16, 16)
     assert stages["rpn_deltas"].shape == (1, 261888, 4)
@@ -185,17 +186,55 @@ def test_class_agnostic_boxes_and_masks():
         assert model(torch.randn(1, 3, 96, 128)).mask_logits.shape == (1, 100, 28, 28)
 
 
-def test_predict_takes_mixed_sizes_in_any_batch_size_alike():
-    model = small()
-    rng = np.random.default_rng(0)
-    photos = [rng.integers(0, 256, shape, np.uint8) for shape in ((60, 90, 3), (90, 60, 3), (40, 40, 3))]
-    one_by_one = model.predict(photos, score_threshold=0.0)
-    assert [d.image_size for d in one_by_one] == [(60, 90), (90, 60), (40, 40)]
-    for found, photo in zip(one_by_one, photos, strict=True):
+PHOTOS = [
+    np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((60, 90, 3), (90, 60, 3), (40, 40, 3))
+]
+
+
+def test_predict_takes_mixed_sizes():
+    found = small().predict(PHOTOS, score_threshold=0.0)
+    assert [d.image_size for d in found] == [(60, 90), (90, 60), (40, 40)]
+    for each, photo in zip(found, PHOTOS, strict=True):
         height, width = photo.shape[:2]
-        assert len(found) and found.masks.shape == (len(found), height, width)
-        assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height, width, height])).all()
-    assert len(model.predict(photos, score_threshold=0.0, batch_size=2)) == 3
+        assert len(each) and each.masks.shape == (len(each), height, width)
+        assert (each.boxes >= 0).all() and (each.boxes <= torch.tensor([width, height, width, height])).all()
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_predict_finds_the_same_in_any_batch_of_one_padded_size(batch_size):
+    model = small(overrides={"image.padding": "square"})  # padded to the batch's largest, a map's edge would differ
+    one_by_one = model.predict(PHOTOS, score_threshold=0.0)
+    together = model.predict(PHOTOS, score_threshold=0.0, batch_size=batch_size)
+    for one, other in zip(one_by_one, together, strict=True):
+        torch.testing.assert_close(other.boxes, one.boxes, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(other.scores, one.scores, rtol=1e-4, atol=1e-4)
+        assert torch.equal(other.labels, one.labels)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"batch_size": -1}, "batch_size must be at least 1; got -1"),
+        ({"score_threshold": 50.0}, "score_threshold must be 0 to 1; got 50"),
+        ({"score_threshold": float("nan")}, "score_threshold must be 0 to 1; got nan"),
+    ],
+)
+def test_predict_refuses_numbers_out_of_range(given, said):
+    with pytest.raises(InputError, match=said):
+        small().predict(PHOTOS, **given)
+
+
+def test_predict_runs_in_the_type_of_the_weights():
+    [found] = small().to(torch.bfloat16).predict(PHOTOS[0], score_threshold=0.0)
+    assert len(found) and found.boxes.dtype == torch.float32
+
+
+def test_slots_without_a_detection_stay_zero_when_masks_are_not_numbers():
+    model = small(overrides={"box.score_threshold": 1.0})
+    with torch.no_grad():
+        model.mask_head.predictor.bias.fill_(float("nan"))
+        assert (model(torch.randn(1, 3, 96, 128)).mask_logits == 0).all()
 
 
 def test_predict_takes_one_image_and_none():
@@ -230,6 +269,31 @@ def test_frozen_stages_have_no_gradient_and_keep_their_statistics():
     assert model.backbone.layer3[0].bn1.running_mean.abs().sum() > 0
 
 
+def test_the_fifth_stage_of_the_plain_network_can_be_frozen_too():
+    model = small("resnet18", {"backbone.frozen_stages": 5}).train()
+    assert not any(p.requires_grad for m in (model.backbone, model.stage5) for p in m.parameters())
+    assert not model.stage5.training and model.box_head.training
+
+
+@pytest.mark.parametrize(
+    ("preset", "field", "part"),
+    [
+        ("small-fpn", "mask.norm", "mask_head"),
+        ("small-fpn", "box.norm", "box_head"),
+        ("resnet18", "backbone.norm", "stage5"),
+    ],
+    ids=["mask head", "box head", "fifth stage"],
+)
+def test_batch_norm_behind_roi_align_keeps_its_statistics(preset, field, part):
+    overrides = {field: "batch", "box.num_convs": 1, "backbone.frozen_stages": 0}
+    model = small(preset, overrides).train()
+    norms = [m for m in getattr(model, part).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    losses = model(torch.randn(1, 3, 96, 128), batch_of(truth()))
+    losses.total.backward()
+    assert norms
+    assert all((n.running_mean == 0).all() and n.weight.grad is not None for n in norms)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -238,8 +302,10 @@ def test_frozen_stages_have_no_gradient_and_keep_their_statistics():
         (torch.zeros(1, 96, 128, 3), r"got \[1, 96, 128, 3\]"),
         (torch.zeros(1, 3, 96, 128, dtype=torch.uint8), "normalised floating point; got torch.uint8"),
         (torch.zeros(1, 3, 100, 128), "multiples of 32.*got 100 × 128"),
+        (torch.zeros(0, 3, 96, 128), "at least one image; got none"),
+        (torch.rand(1, 3, 96, 128) * 255, r"must be normalised, to about -2.1 … 2.6; got values up to 25\d.*0 to 255"),
     ],
-    ids=["no batch", "one channel", "channels last", "uint8", "not a multiple"],
+    ids=["no batch", "one channel", "channels last", "uint8", "not a multiple", "none", "0 to 255"],
 )
 def test_unprepared_images_are_refused(images, message):
     with pytest.raises(InputError, match=message):
@@ -247,5 +313,5 @@ def test_unprepared_images_are_refused(images, message):
 
 
 def test_two_targets_for_one_image_are_refused():
-    with pytest.raises(InputError, match="2 targets for 1 images"):
+    with pytest.raises(InputError, match="got 2 targets for 1 image"):
         small()(torch.zeros(1, 3, 96, 128), batch_of(truth(), truth()))

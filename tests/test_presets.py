@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from maskrcnn import Config, MaskRCNN
+from maskrcnn import Config, MaskRCNN, TargetBatch
 from maskrcnn.presets import PRESETS
 
 
@@ -35,6 +35,23 @@ def test_features_have_the_strides_that_are_claimed(preset: str) -> None:
     features = network.fpn(network.backbone(torch.zeros(1, 3, 128, 192, device="meta")))
     for name, stride in network.fpn.strides.items():
         assert features[name].shape == (1, network.fpn.channels, 128 // stride, 192 // stride)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_random_weights_begin_as_if_they_knew_nothing(preset: str) -> None:
+    """Every preset as it is but narrow: no loss explodes with depth, whatever the norm."""
+    torch.manual_seed(0)
+    network = MaskRCNN(Config.preset(preset, class_names=["a", "b"], overrides={"backbone.width": 16})).train()
+    masks = torch.zeros(1, 1, 64, 96, dtype=torch.bool)
+    masks[..., 20:50, 30:60] = True
+    labels, valid = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)
+    targets = TargetBatch(torch.tensor([[[30.0, 20, 60, 50]]]), labels, masks, valid)
+    with torch.no_grad():
+        losses = network(torch.randn(1, 3, 64, 96), targets)
+    assert 0.5 < float(losses.rpn_objectness) < 1.0, "ln 2 is 0.69"
+    assert float(losses.class_) < 4.0, "ln 3 is 1.1"
+    assert 0.6 < float(losses.mask) < 0.8, "ln 2 is 0.69"
+    assert float(losses.rpn_box + losses.box) < 1.0
 
 
 @pytest.mark.parametrize("preset", ["resnet50", "resnet50-fpn"])

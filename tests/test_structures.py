@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
 from maskrcnn.structures import Detections, ImageBatch, Losses, Target, TargetBatch
 
@@ -69,6 +71,26 @@ def test_indexing_gives_detections(index: Any, expected: list[int], masks: bool)
     picked = detections(masks=masks)[index]
     assert numbers(picked) == expected
     assert (picked.masks is not None) == masks
+
+
+@pytest.mark.parametrize(
+    "index",
+    [torch.tensor(2), np.int64(2), np.array(2), detections().boxes[:, 0].argsort()[2]],
+    ids=["tensor", "numpy", "array", "from a tensor"],
+)
+def test_a_number_of_any_kind_picks_one(index: Any) -> None:
+    assert numbers(detections()[index]) == [2]
+
+
+def test_detections_compare_by_identity() -> None:
+    found = detections()
+    assert found == found and found != detections()
+
+
+def test_labels_without_a_name_are_shown_by_number() -> None:
+    found = replace(detections(2), class_names=())
+    assert found.names == ["class 0", "class 1"]
+    assert "class 0 0.90, class 1 0.80" in repr(found)
 
 
 @pytest.mark.parametrize("index", [4, -5])
@@ -135,7 +157,7 @@ def test_fields_must_agree(field: str, value: torch.Tensor, rule: str) -> None:
 
 def test_tensor_becomes_a_batch_without_padding() -> None:
     tensor = torch.randn(2, 3, 64, 96)
-    batch = ImageBatch.of(tensor, size_divisor=32)
+    batch = ImageBatch.of(tensor, ImageConfig())
     assert batch.tensor is tensor
     assert batch.sizes.tolist() == batch.original_sizes.tolist() == [[64, 96], [64, 96]]
 
@@ -143,7 +165,7 @@ def test_tensor_becomes_a_batch_without_padding() -> None:
 def test_batch_stays_as_it_is() -> None:
     sizes = torch.tensor([[60, 90]])
     batch = ImageBatch(torch.randn(1, 3, 64, 96), sizes, sizes * 2)
-    assert ImageBatch.of(batch, size_divisor=32) is batch
+    assert ImageBatch.of(batch, ImageConfig()) is batch
 
 
 @pytest.mark.parametrize(
@@ -180,14 +202,14 @@ def test_batch_stays_as_it_is() -> None:
 )
 def test_tensors_that_are_refused(images: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError) as error:
-        ImageBatch.of(images, size_divisor=32)
+        ImageBatch.of(images, ImageConfig())
     assert str(error.value).startswith(message)
 
 
 def test_batch_of_another_size_is_refused() -> None:
     sizes = torch.tensor([[64, 70]])
     with pytest.raises(InputError, match="multiples of 32"):
-        ImageBatch.of(ImageBatch(torch.zeros(1, 3, 64, 70), sizes, sizes), size_divisor=32)
+        ImageBatch.of(ImageBatch(torch.zeros(1, 3, 64, 70), sizes, sizes), ImageConfig())
 
 
 def test_batches_move_to_a_device_whole() -> None:
@@ -245,3 +267,11 @@ def test_total_is_the_plain_sum_of_the_losses() -> None:
         "box": 8,
         "mask": 16,
     }
+
+
+def test_a_batch_whose_sizes_do_not_fit_is_refused() -> None:
+    sizes = torch.tensor([[64, 64]])
+    with pytest.raises(
+        InputError, match=r"images.sizes must be \[2, 2\], \(height, width\) of each image; got \[1, 2\]"
+    ):
+        ImageBatch.of(ImageBatch(torch.zeros(2, 3, 64, 64), sizes, sizes), ImageConfig())

@@ -10,12 +10,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
-from maskrcnn.structures import Target
-from maskrcnn.targets import batch_targets, check_pairs, check_target, resize_target
+from maskrcnn.structures import ImageBatch, Target, TargetBatch
+from maskrcnn.targets import batch_targets, check_batch, check_target, resize_target
 
 SIZE = (480, 640)
 BOX = (10.0, 20.0, 110.0, 220.0)
+
+
+def dotted(count: int) -> torch.Tensor:
+    """Masks of one pixel each."""
+    masks = torch.zeros(count, *SIZE, dtype=torch.bool)
+    masks[:, 30, 20] = True
+    return masks
 
 
 def given(count: int = 1, **changes: Any) -> dict[str, Any]:
@@ -23,7 +31,7 @@ def given(count: int = 1, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "boxes": torch.tensor([BOX] * count).reshape(count, 4),
         "labels": torch.zeros(count, dtype=torch.int64),
-        "masks": torch.zeros(count, *SIZE, dtype=torch.bool),
+        "masks": dotted(count),
         "image_id": 7,
     }
     return {k: v for k, v in {**values, **changes}.items() if v is not None}
@@ -55,6 +63,11 @@ BAD: dict[str, tuple[Any, str]] = {
         "make one mask of each: ids == number.",
     ),
     "masks of probabilities": (given(masks=torch.full((1, *SIZE), 0.7)), "pass masks >= 0.5."),
+    "mask of nothing": (
+        given(2, masks=dotted(2) & torch.tensor([True, False])[:, None, None]),
+        "targets[3].masks[1] must have at least one pixel; got none. Drop the object.",
+    ),
+    "area nan": (given(area=torch.tensor([NAN])), "targets[3].area must be finite; got [nan]."),
     "masks with nan": (given(masks=torch.full((1, *SIZE), NAN)), "must be bool, or hold only 0 and 1"),
     "masks swapped": (
         given(2, masks=np.zeros((2, 640, 480), np.uint8)),
@@ -173,33 +186,66 @@ def test_bad_target_is_refused_with_a_sentence(target: object, words: str) -> No
     assert words in message and message.startswith("targets[3]") and message.endswith(".")
 
 
-@pytest.mark.parametrize(
-    ("images", "targets", "words"),
-    [
-        (1, 2, "got 2 targets for 1 image."),
-        (3, 1, "got 1 target for 3 images."),
-        (1, 0, "got 0 targets for 1 image."),
-    ],
-)
-def test_unequal_numbers_of_images_and_targets_are_refused(images: int, targets: int, words: str) -> None:
+def padded(count: int = 2, **changes: Any) -> TargetBatch:
+    """A good batch of targets for images of 64 × 96, with something changed."""
+    values = {
+        "boxes": torch.tensor([1.0, 2, 30, 40]).expand(count, 4, 4),
+        "labels": torch.zeros(count, 4, dtype=torch.int64),
+        "masks": torch.zeros(count, 4, 64, 96, dtype=torch.bool),
+        "valid": torch.tensor([True, True, False, False]).expand(count, 4),
+    }
+    return TargetBatch(**{**values, **changes})
+
+
+def label(value: int, slot: int) -> torch.Tensor:
+    labels = torch.zeros(2, 4, dtype=torch.int64)
+    labels[1, slot] = value
+    return labels
+
+
+BAD_BATCHES: dict[str, tuple[Any, str]] = {
+    "torchvision's": ([{"boxes": torch.zeros(1, 4)}] * 2, "must be a TargetBatch; got list. targets.batch_targets"),
+    "one too many": (padded(3), "got 3 targets for 2 images. An image without objects"),
+    "one too few": (padded(1), "got 1 target for 2 images."),
+    "no slots": (padded(boxes=torch.zeros(2, 0, 4)), r"must be \[N, G, 4\] with G at least 1; got \[2, 0, 4\]"),
+    "labels": (padded(labels=torch.zeros(2, 3, dtype=torch.int64)), r"labels must be \[2, 4\]; got \[2, 3\]"),
+    "masks of the photo": (
+        padded(masks=torch.zeros(2, 4, 480, 640, dtype=torch.bool)),
+        r"masks must be \[2, 4, 64, 96\], the size of the padded images; got \[2, 4, 480, 640\]",
+    ),
+    "no masks": (padded(masks=torch.zeros(2, 4, 0, 0, dtype=torch.bool)), "the size of the padded images"),
+    "label K": (padded(labels=label(3, 0)), r"labels\[1, 0\] must be 0 to 2 for 3 classes; got 3. Labels are 0-based"),
+    "label -1": (padded(labels=label(-1, 1)), r"labels\[1, 1\] must be .*; got -1. .* Leave the object out"),
+}
+
+
+@pytest.mark.parametrize(("targets", "words"), BAD_BATCHES.values(), ids=BAD_BATCHES.keys())
+def test_a_batch_that_does_not_fit_is_refused(targets: Any, words: str) -> None:
+    images = ImageBatch.of(torch.zeros(2, 3, 64, 96), ImageConfig())
     with pytest.raises(InputError, match=words):
-        check_pairs(images, targets)
-    check_pairs(targets, targets)
+        check_batch(targets, images, 3, masks=True)
+
+
+def test_a_batch_that_fits_passes() -> None:
+    images = ImageBatch.of(torch.zeros(2, 3, 64, 96), ImageConfig())
+    check_batch(padded(), images, 3, masks=True)
+    check_batch(padded(labels=label(99, 2)), images, 3, masks=True)  # a slot without an object
+    check_batch(padded(masks=torch.zeros(2, 4, 0, 0, dtype=torch.bool)), images, 3, masks=False)
 
 
 GOOD = {
     "tensors": given(2),
-    "target": Target(torch.tensor([BOX] * 2), torch.tensor([0, 0]), torch.zeros(2, *SIZE, dtype=torch.bool)),
+    "target": Target(torch.tensor([BOX] * 2), torch.tensor([0, 0]), dotted(2)),
     "arrays": {k: v.numpy() for k, v in given(2).items() if k != "image_id"},
-    "lists": given(2, boxes=[list(BOX)] * 2, labels=[0, 0], masks=[torch.zeros(*SIZE, dtype=torch.bool)] * 2),
+    "lists": given(2, boxes=[list(BOX)] * 2, labels=[0, 0], masks=list(dotted(2))),
     "other types": given(
         2,
         boxes=np.array([BOX] * 2, ">f8"),
         labels=np.array([0, 0], np.uint16),
-        masks=np.asfortranarray(np.zeros((2, *SIZE), np.uint8)),
+        masks=np.asfortranarray(dotted(2).numpy().astype(np.uint8)),
     ),
-    "read-only arrays": given(2, masks=np.broadcast_to(np.zeros(SIZE, bool), (2, *SIZE))),
-    "float masks": given(2, masks=torch.zeros(2, *SIZE)),
+    "read-only arrays": given(2, masks=np.broadcast_to(dotted(1).numpy(), (2, *SIZE))),
+    "float masks": given(2, masks=dotted(2).float()),
 }
 
 

@@ -78,6 +78,11 @@ class ResNetConfig(Fields):
     def _groups(self) -> Self:
         if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError("groups and width_per_group need a network with bottlenecks: depth 50, 101 or 152")
+        if self.width * self.width_per_group < 64:
+            raise ValueError(
+                f"width {self.width} is too narrow for width_per_group {self.width_per_group}: their product must be "
+                "at least 64 to leave every group a channel"
+            )
         return self
 
 
@@ -208,6 +213,8 @@ class BoxHeadConfig(Fields):
     """0 averages over the crop instead (ResNet C4, whose head is the fifth stage)."""
     fc_channels: Positive = 1024
     norm: Norm = "none"
+    """`batch` keeps its statistics while the head is trained, as in the mask head: slots without a RoI must not
+    enter them."""
     norm_eps: Annotated[float, Field(ge=0)] = 1e-5
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (
         10.0,
@@ -236,7 +243,10 @@ class BoxHeadConfig(Fields):
 
 
 class MaskHeadConfig(Fields):
-    """Mask head (Mask R-CNN, figure 4): one M × M mask per class, M = 2 · pool_size."""
+    """Mask head (Mask R-CNN, figure 4): one M × M mask per class.
+
+    M is 2 · pool_size; for the single-scale ResNet, whose fifth stage halves the crop, pool_size (if even).
+    """
 
     pool_size: Positive = 14
     num_convs: Natural = 4
@@ -408,6 +418,8 @@ def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
             raise ConfigError(f"Unknown configuration key {'.'.join(parents[: i + 1])!r}.{did_you_mean(name, known)}")
         place = place[name]
     if not isinstance(place, dict) or (last not in place):
+        if place is None:
+            raise ConfigError(f"{dotted!r} cannot be set: {'.'.join(parents)} is None in this network.")
         known = list(place) if isinstance(place, dict) else []
         hint = did_you_mean(last, known)
         raise ConfigError(

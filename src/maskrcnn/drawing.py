@@ -128,9 +128,8 @@ def _colors(detections: Detections, color_by: Literal["instance", "class"]) -> l
 
 
 def _texts(detections: Detections, scores: bool) -> list[str]:
-    known = detections.class_names
-    names = [known[i] if 0 <= i < len(known) else f"class {i}" for i in detections.labels.tolist()]
-    return [f"{n} {s:.2f}" if scores else n for n, s in zip(names, detections.scores.tolist(), strict=True)]
+    named = zip(detections.names, detections.scores.tolist(), strict=True)
+    return [f"{name} {score:.2f}" if scores else name for name, score in named]
 
 
 def _paint_masks(

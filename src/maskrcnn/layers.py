@@ -71,12 +71,20 @@ class ConvNorm(nn.Sequential):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")
         self.norm = make_norm(norm, out_channels, norm_eps)
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
-        init_conv(self.conv)
+        init_layer(self.conv, relu)
 
 
-def init_conv(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
-    """Fill a layer for random starts: He's normal weights by fan-out, zero bias (He et al. 2015)."""
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+def init_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, relu: bool = True, gain: float = 1.0) -> None:
+    """Fill a layer for random starts so that activations keep their size; zero bias (He et al. 2015, section 2.2).
+
+    Args:
+        layer: the layer.
+        relu: whether a ReLU follows, which halves the variance that the weights then make up for.
+        gain: what the weights are multiplied by besides.
+    """
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if relu else "linear")
+    with torch.no_grad():
+        layer.weight.mul_(gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 

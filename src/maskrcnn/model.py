@@ -10,7 +10,7 @@ image ─► 1 backbone [+ FPN] ─► 2 RPN ─► proposals
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from maskrcnn.backbones import FPN, VGG, ResNet, SingleScale, Stage
 from maskrcnn.config import Config, ResNetConfig
-from maskrcnn.errors import InputError
 from maskrcnn.heads import BoxHead, MaskHead, SampledRoIs
 from maskrcnn.heads.box import Found, of_class
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
 from maskrcnn.rpn import RPN
-from maskrcnn.stages import stage
+from maskrcnn.stages import is_recording, stage
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, TargetBatch
+from maskrcnn.targets import check_batch
 
 if TYPE_CHECKING:
     from maskrcnn.images import ImageLike
@@ -82,11 +82,13 @@ class MaskRCNN(nn.Module):
             targets: ground truth in the input frame.
 
         Raises:
-            InputError: the tensor has another shape or type, or numbers of images and targets differ.
+            InputError: images or targets have another shape or type, or do not fit each other.
         """
-        images = ImageBatch.of(images, self.config.image.size_divisor)
-        if targets is not None and len(targets.boxes) != len(images.tensor):
-            raise InputError(f"{len(targets.boxes)} targets for {len(images.tensor)} images; each image needs one.")
+        images = ImageBatch.of(images, self.config.image)
+        if targets is not None:
+            check_batch(targets, images, self.config.num_classes, self.config.masks)
+        if is_recording():
+            stage("image", images.tensor), stage("image_meta", images.meta(self.config.num_classes))
         features = self.fpn(self.backbone(images.tensor))  # 1 backbone
         rpn = self.rpn(features, images)  # 2 RPN
         proposals = self.rpn.propose(rpn, images, training=targets is not None)
@@ -121,11 +123,12 @@ class MaskRCNN(nn.Module):
     ) -> list[Detections]:
         """Return what is found in each image: paths, PIL images, uint8 arrays [H, W, 3] or tensors, of any size.
 
-        Runs in inference mode on the model's device, with the weights as they are.
+        Runs in inference mode on the model's device, with the weights as they are. What scores less than the
+        configuration's `box.score_threshold` is not found at any `score_threshold`.
 
         Raises:
             ImageFileError: a file is missing, truncated or not an image.
-            InputError: an array or tensor is not an image; the message says what to do.
+            InputError: an array or tensor is not an image, or a number is out of range; the message says what to do.
 
         Example:
             >>> import numpy as np
@@ -161,6 +164,11 @@ class MaskRCNN(nn.Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
+
     def _pyramid(self, features: Mapping[str, Float[Tensor, "N C _H _W"]]) -> FlatPyramid:
         """Return the levels that RoIs are cut from: all but p6."""
         names = [name for name in features if name != "p6"]
@@ -174,7 +182,8 @@ class MaskRCNN(nn.Module):
         run = _bucket(found.valid)
         logits = self.masks(pyramid, found.boxes[:, :run])
         own = of_class(logits, found.labels[:, :run].flatten())
-        own = own.reshape(len(found.boxes), run, *own.shape[1:]) * found.valid[:, :run, None, None]
+        own = own.reshape(len(found.boxes), run, *own.shape[1:])
+        own = torch.where(found.valid[:, :run, None, None], own, 0.0)
         return nn.functional.pad(own, (0, 0, 0, 0, 0, slots - run))
 
     def _mask_loss(self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch) -> Float[Tensor, ""]:
@@ -193,27 +202,40 @@ class MaskRCNN(nn.Module):
         stage("detections", torch.cat((found.boxes, found.labels[..., None], found.scores[..., None]), dim=-1))
         return DetectionBatch(found.boxes, found.labels, found.scores, mask_logits, found.valid)
 
+    def _frozen(self) -> Iterator[nn.Module]:
+        """Yield the modules of the stages that are not trained."""
+        stages = self.backbone.stages()
+        if len(stages) == 4:  # C4: the fifth stage is the head
+            stages.append([self.stage5])
+        for modules in stages[: self.config.backbone.frozen_stages]:
+            yield from modules
+
     def _freeze(self) -> None:
-        for modules in self.backbone.stages()[: self.backbone.frozen_stages]:
-            for module in modules:
-                module.requires_grad_(False)
+        for module in self._frozen():
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> MaskRCNN:
-        """Set train mode, except for frozen stages, whose normalisation keeps its statistics."""
+        """Set train mode, except for BatchNorm in frozen stages and behind RoIAlign: that keeps its statistics.
+
+        Among the RoIs there are slots without one, which must not enter a mean.
+        """
         super().train(mode)
-        for modules in self.backbone.stages()[: self.backbone.frozen_stages]:
-            for module in modules:
-                module.eval()
+        for module in self._frozen():
+            module.eval()
+        heads = [self.stage5, self.box_head, *([self.mask_head] if self.config.masks else [])]
+        for module in (m for head in heads for m in head.modules() if isinstance(m, nn.BatchNorm2d)):
+            module.eval()
         return self
 
 
 def _bucket(valid: Bool[Tensor, "N R"]) -> int:
     """Return how many of the R slots to run: all, or on an eager CPU the smallest bucket that holds the valid.
 
-    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would.
+    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would. Recorded stages
+    have all slots, whatever the image.
     """
     slots = valid.shape[1]
-    if torch.compiler.is_compiling() or valid.device.type != "cpu":
+    if torch.compiler.is_compiling() or valid.device.type != "cpu" or is_recording():
         return slots
     needed = int(valid.sum(1).max())
     return min(next((b for b in BUCKETS if b >= needed), slots), slots)

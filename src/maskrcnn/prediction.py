@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.config import Config
+from maskrcnn.errors import InputError
 from maskrcnn.images import ImageLike, prepare
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.masks import paste_masks
@@ -23,6 +24,10 @@ def predict(
     model: MaskRCNN, images: ImageLike | Sequence[ImageLike], score_threshold: float, batch_size: int
 ) -> list[Detections]:
     """Return the detections of each image; see `MaskRCNN.predict`."""
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1; got {batch_size}.")
+    if not 0 <= score_threshold <= 1:
+        raise InputError(f"score_threshold must be 0 to 1; got {score_threshold}.")
     several: Sequence[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]
     found: list[Detections] = []
     was_training = model.training
@@ -30,7 +35,8 @@ def predict(
     try:
         with torch.inference_mode():
             for start in range(0, len(several), batch_size):
-                batch = prepare(several[start : start + batch_size], model.config.image, first=start).to(model.device)
+                batch = prepare(several[start : start + batch_size], model.config.image, first=start)
+                batch = batch.to(model.device, model.dtype)
                 found += unbatch(model(batch), batch, model.config, score_threshold)
     finally:
         model.train(was_training)

@@ -17,7 +17,7 @@ from maskrcnn.layers import init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.nms import nms
-from maskrcnn.stages import stage
+from maskrcnn.stages import is_recording, stage
 from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
 
 
@@ -101,7 +101,8 @@ class RPN(nn.Module):
         anchors = output.anchors.expand(len(targets.boxes), -1, 4)
         everywhere = torch.ones(anchors.shape[:2], dtype=torch.bool, device=anchors.device)
         matches = match(anchors, everywhere, targets.boxes, targets.valid, config.matching)
-        stage("matched_gt", matches.matched_gt.masked_fill(~matches.positive, -1))
+        if is_recording():
+            stage("matched_gt", matches.matched_gt.masked_fill(~matches.positive, -1))
         sample = draw_sample(matches, config.matching)
         logits = box_ops.gather_rows(output.objectness, sample.chosen)
         truth = sample.positive.to(logits.dtype)

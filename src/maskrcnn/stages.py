@@ -6,25 +6,29 @@ tensor and nothing else happens; inside `with recording() as tensors:` each is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
 _recorder: dict[str, Tensor] | None = None
-_wanted: Callable[[str], bool] = lambda name: True  # noqa: E731
 
 
 def stage(name: str, tensor: Tensor) -> Tensor:
     """Return `tensor` unchanged; keep it under `name` if a recording is under way."""
-    if _recorder is not None and _wanted(name):
+    if _recorder is not None:
         _recorder[name] = tensor
     return tensor
 
 
+def is_recording() -> bool:
+    """Return whether somebody asks for stages, so that what only they need can be computed."""
+    return _recorder is not None
+
+
 @contextmanager
-def recording(wanted: Callable[[str], bool] = lambda name: True) -> Iterator[dict[str, Tensor]]:
-    """Collect the stages whose names are `wanted`, in the order in which they come about.
+def recording() -> Iterator[dict[str, Tensor]]:
+    """Collect the stages in the order in which they come about.
 
     Example:
         >>> import torch
@@ -33,10 +37,9 @@ def recording(wanted: Callable[[str], bool] = lambda name: True) -> Iterator[dic
         >>> list(tensors)
         ['p2']
     """
-    global _recorder, _wanted
-    before = _recorder, _wanted
-    _recorder, _wanted = {}, wanted
+    global _recorder  # noqa: PLW0603  # compilers read a plain global; a context variable they do not
+    before, _recorder = _recorder, {}
     try:
         yield _recorder
     finally:
-        _recorder, _wanted = before
+        _recorder = before

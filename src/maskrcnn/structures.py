@@ -15,15 +15,17 @@ Boxes are always (x1, y1, x2, y2), absolute pixels, half-open: width = x2 − x1
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
 
 
@@ -39,11 +41,12 @@ class ImageBatch(NamedTuple):
     original_sizes: Int64[Tensor, "N 2"]
 
     @classmethod
-    def of(cls, images: Tensor | ImageBatch, size_divisor: int) -> ImageBatch:
+    def of(cls, images: Tensor | ImageBatch, config: ImageConfig) -> ImageBatch:
         """Return a prepared tensor as a batch without padding; a batch as it is, once checked.
 
         Raises:
-            InputError: the tensor is not [N, 3, H, W] of floating point, or a side is not a multiple of the divisor.
+            InputError: the tensor is not [N, 3, H, W] of floating point, a side is not a multiple of
+                `size_divisor`, or (seen on an eager CPU alone) the values are far from normalised.
         """
         batch = images if isinstance(images, ImageBatch) else None
         tensor = images.tensor if isinstance(images, ImageBatch) else images
@@ -57,20 +60,58 @@ class ImageBatch(NamedTuple):
             raise InputError(
                 f"images must be normalised floating point; got {tensor.dtype}. images.prepare does that for photos."
             )
-        height, width = tensor.shape[2:]
+        if not torch.compiler.is_compiling() and tensor.device.type == "cpu" and tensor.numel():
+            _check_range(tensor, config)
+        count, _, height, width = tensor.shape
+        size_divisor = config.size_divisor
+        if not count:
+            raise InputError("images must hold at least one image; got none.")
         if height % size_divisor or width % size_divisor:
             raise InputError(
                 f"images must have sides that are multiples of {size_divisor} (image.size_divisor); got "
                 f"{height} × {width}. images.prepare pads them."
             )
-        if batch is not None:
-            return batch
-        sizes = torch.tensor([[height, width]], device=tensor.device).expand(len(tensor), 2)
-        return cls(tensor, sizes, sizes)
+        if batch is None:
+            sizes = torch.tensor([[height, width]], device=tensor.device).expand(count, 2)
+            return cls(tensor, sizes, sizes)
+        for name in ("sizes", "original_sizes"):
+            got = list(getattr(batch, name).shape)
+            if got != [count, 2]:
+                raise InputError(f"images.{name} must be [{count}, 2], (height, width) of each image; got {got}.")
+        return batch
 
-    def to(self, device: torch.device | str) -> ImageBatch:
-        """Return the batch on another device."""
-        return ImageBatch(*(t.to(device, non_blocking=True) for t in self))
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ImageBatch:
+        """Return the batch on another device, its pixels as another type if wished."""
+        tensor = self.tensor.to(device, dtype, non_blocking=True)
+        sizes, original_sizes = (t.to(device, non_blocking=True) for t in self[1:])
+        return ImageBatch(tensor, sizes, original_sizes)
+
+    def meta(self, num_classes: int) -> Float[Tensor, "N _"]:
+        """Return what Matterport calls `input_image_meta`, 12 + K + 1 numbers for each image.
+
+        They are: id (0), height, width and channels of the photo, the same of the padded input, the part that
+        the image fills (y1, x1, y2, x2; input frame), the scale along y, and a flag for each class (0).
+        """
+        count, channels, height, width = self.tensor.shape
+        meta = torch.zeros(count, 13 + num_classes, device=self.tensor.device)
+        meta[:, 1:3], meta[:, 3] = self.original_sizes, channels
+        meta[:, 4], meta[:, 5], meta[:, 6] = height, width, channels
+        meta[:, 9:11] = self.sizes
+        meta[:, 11] = self.sizes[:, 0] / self.original_sizes[:, 0]
+        return meta
+
+
+def _check_range(tensor: Float[Tensor, "N 3 H W"], config: ImageConfig) -> None:
+    """Raise `InputError` for pixels of 0 to 255 where normalised ones are far smaller."""
+    extremes = [
+        (v * config.pixel_scale - m) / s for v in (0, 255) for m, s in zip(config.mean, config.std, strict=True)
+    ]
+    highest = float(tensor.max())
+    if highest > 10 * max(map(abs, extremes)):
+        raise InputError(
+            f"images must be normalised, to about {min(extremes):.1f} … {max(extremes):.1f}; got values up to "
+            f"{highest:.4g}. They look like 0 to 255; images.prepare normalises photos."
+        )
 
 
 class TargetBatch(NamedTuple):
@@ -156,7 +197,7 @@ class Target:
         return Target(**{f.name: _pick(getattr(self, f.name), index) for f in fields(self)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """What was found in one image, best first, in the frame of the original photo.
 
@@ -202,13 +243,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: int | slice | Tensor | np.ndarray | list[int]) -> Detections:
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"detection {index} of {len(self)}")
-            index = [index]
+    def __getitem__(self, index: SupportsIndex | slice | Tensor | np.ndarray | list[int]) -> Detections:
         if isinstance(index, np.ndarray):
             index = torch.from_numpy(index)
+        if not isinstance(index, (slice, list)) and getattr(index, "ndim", 0) == 0:
+            number = operator.index(index)  # also numpy's numbers and argmax's tensor
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"detection {number} of {len(self)}")
+            index = [number]
         picked = {name: _pick(getattr(self, name), index) for name in ("boxes", "labels", "scores", "masks")}
         return replace(self, **picked)
 
@@ -217,8 +259,9 @@ class Detections:
 
     @property
     def names(self) -> list[str]:
-        """The class name of each detection."""
-        return [self.class_names[i] for i in self.labels.tolist()]
+        """The class name of each detection; where none is known, "class" and the label."""
+        known = self.class_names
+        return [known[i] if 0 <= i < len(known) else f"class {i}" for i in self.labels.tolist()]
 
     def above(self, score: float) -> Detections:
         """Return the detections whose score is at least `score`."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from maskrcnn.errors import InputError, counted, did_you_mean
-from maskrcnn.structures import Target, TargetBatch
+from maskrcnn.structures import ImageBatch, Target, TargetBatch
 
 G_MULTIPLE = 4
 """Objects per image are padded to a multiple of this, so that compiled programs meet few shapes."""
@@ -26,13 +26,39 @@ BORDER = 1.0
 that count the last pixel or round differently exceed it by up to one."""
 
 
-def check_pairs(n_images: int, n_targets: int) -> None:
-    """Raise `InputError` unless there is one target for each image."""
-    if n_images != n_targets:
+def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bool) -> None:
+    """Raise `InputError` unless a batch of targets fits its images and the network.
+
+    Labels are looked at on an eager CPU alone: elsewhere the look would have to wait for the device.
+    """
+    count, _, height, width = images.tensor.shape
+    if not isinstance(targets, TargetBatch):
         raise InputError(
-            f"targets must hold one target for each image; got {counted(n_targets, 'target')} for "
-            f"{counted(n_images, 'image')}. An image without objects needs a target with no boxes."
+            f"targets must be a TargetBatch; got {type(targets).__name__}. targets.batch_targets makes one from "
+            "Targets in the input frame; training.train takes data sets of photos and their targets as they are."
         )
+    if targets.boxes.ndim != 3 or not targets.boxes.shape[1]:
+        raise InputError(f"targets.boxes must be [N, G, 4] with G at least 1; got {list(targets.boxes.shape)}.")
+    if len(targets.boxes) != count:
+        raise InputError(
+            f"targets must hold one target for each image; got {counted(len(targets.boxes), 'target')} for "
+            f"{counted(count, 'image')}. An image without objects needs a target with no boxes."
+        )
+    slots = targets.boxes.shape[1]
+    shapes = {"boxes": (count, slots, 4), "labels": (count, slots), "valid": (count, slots)}
+    if masks:
+        shapes["masks"] = (count, slots, height, width)
+    for name, shape in shapes.items():
+        got = getattr(targets, name)
+        if tuple(got.shape) != shape:
+            where = ", the size of the padded images" if name == "masks" else ""
+            raise InputError(f"targets.{name} must be {list(shape)}{where}; got {list(got.shape)}.")
+    if torch.compiler.is_compiling() or targets.labels.device.type != "cpu":
+        return
+    wrong = targets.valid & ((targets.labels < 0) | (targets.labels >= num_classes))
+    if wrong.any():
+        n, g = wrong.nonzero()[0].tolist()
+        _refuse_label(f"targets.labels[{n}, {g}]", int(targets.labels[n, g]), num_classes)
 
 
 def check_target(
@@ -66,6 +92,8 @@ def check_target(
     if "area" in given:
         area = _tensor(given, "area", name)
         _one_per_box(area, len(boxes), f"{name}.area", "float32")
+        if not area.isfinite().all():
+            raise InputError(f"{name}.area must be finite; got {area.tolist()}.")
         checked.area = area.float()
     return checked
 
@@ -180,15 +208,19 @@ def _labels(given: Mapping[str, Any], count: int, num_classes: int, name: str) -
     if len(wrong):
         i = int(wrong[0])
         label = int(labels[i])
-        hint = " Leave the object out if it has no class." if label < 0 else ""
-        if label == num_classes and not bool((labels == 0).any()):
-            hint = " If your labels count from 1, subtract 1."
-        allowed = "0" if num_classes == 1 else f"0 to {num_classes - 1}"
-        raise InputError(
-            f"{name}.labels[{i}] must be {allowed} for {counted(num_classes, 'class')}; got {label}. "
-            f"Labels are 0-based and background is not a class.{hint}"
-        )
+        hint = " If your labels count from 1, subtract 1." if label == num_classes and not (labels == 0).any() else ""
+        _refuse_label(f"{name}.labels[{i}]", label, num_classes, hint)
     return labels.long()
+
+
+def _refuse_label(where: str, label: int, num_classes: int, hint: str = "") -> NoReturn:
+    allowed = "0" if num_classes == 1 else f"0 to {num_classes - 1}"
+    if label < 0:
+        hint = " Leave the object out if it has no class."
+    raise InputError(
+        f"{where} must be {allowed} for {counted(num_classes, 'class')}; got {label}. "
+        f"Labels are 0-based and background is not a class.{hint}"
+    )
 
 
 def _masks(
@@ -212,6 +244,9 @@ def _masks(
         )
     if masks.dtype != torch.bool:
         _check_binary(masks, f"{name}.masks")
+    empty = (~masks.bool().flatten(1).any(1)).nonzero()
+    if len(empty):
+        raise InputError(f"{name}.masks[{int(empty[0])}] must have at least one pixel; got none. Drop the object.")
     return masks.bool()
 
 
@@ -335,6 +370,13 @@ def batch_targets(targets: Sequence[Target], padded_size: tuple[int, int], masks
     )
     for n, target in enumerate(targets):
         g = len(target)
+        if (
+            masks
+            and target.masks is not None
+            and any(a > b for a, b in zip(target.masks.shape[1:], padded_size, strict=True))
+        ):
+            got = f"{target.masks.shape[1]} × {target.masks.shape[2]}"
+            raise InputError(f"targets[{n}].masks must fit in the padded {height} × {width} pixels; got {got}.")
         batch.boxes[n, :g], batch.labels[n, :g], batch.valid[n, :g] = target.boxes, target.labels, True
         if masks and g:
             if target.masks is None:

@@ -12,6 +12,7 @@ from maskrcnn import Config, MaskRCNN
 from maskrcnn.errors import InputError
 from maskrcnn.images import prepare
 from maskrcnn.inspection.trace import ALIASES, Trace
+from maskrcnn.stages import recording
 
 NARROW = {
     "image.min_size": 64,
@@ -91,10 +92,23 @@ def test_shapes_of_the_stages(full: Trace) -> None:
     assert full["masks"].shape[1:] == (48, 70)
 
 
-def test_image_meta_tells_sizes_scales_and_padding(full: Trace) -> None:
-    # 48 × 70 becomes 64 × 93, with three columns of padding on the right.
-    expected = torch.tensor([[48, 70, 64, 93, 64 / 48, 93 / 70, 0, 3]])
+def test_image_meta_is_matterports(full: Trace) -> None:
+    # 48 × 70 becomes 64 × 93, with three columns of padding on the right; two classes and background.
+    expected = torch.tensor([[0, 48, 70, 3, 64, 96, 3, 0, 0, 64, 93, 64 / 48, 0, 0, 0]])
     torch.testing.assert_close(full["image_meta"], expected)
+
+
+def test_every_recorded_stage_has_all_its_slots(full: Trace) -> None:
+    assert full["mask_features"].shape == (20, 8, 14, 14)
+    assert full["mask_logits"].shape == (20, 2, 28, 28)
+
+
+def test_a_normal_run_has_the_image_too(model: MaskRCNN, image: np.ndarray) -> None:
+    batch = prepare([image], model.config.image)
+    with torch.inference_mode(), recording() as stages:
+        model(batch)
+    assert stages["image"] is batch.tensor
+    assert stages["image_meta"].shape == (1, 15)
 
 
 def test_numbers_are_those_of_a_normal_run(model: MaskRCNN, image: np.ndarray, full: Trace) -> None:
@@ -140,9 +154,11 @@ def test_matterports_names_that_tutorials_use() -> None:
         pytest.param(["p?"], ["p2", "p3", "p4", "p5", "p6"], id="one letter"),
         pytest.param(["c[23]", "c2"], ["c2", "c3"], id="twice"),
         pytest.param([], [], id="none"),
+        pytest.param("p2", ["p2"], id="a string"),
+        pytest.param(["fpn_*"], ["p2", "p3", "p4", "p5", "p6"], id="Matterport's names by a glob"),
     ],
 )
-def test_only_wanted_stages(wanted: list[str], expected: list[str], model: MaskRCNN, image: np.ndarray) -> None:
+def test_only_wanted_stages(wanted: list[str] | str, expected: list[str], model: MaskRCNN, image: np.ndarray) -> None:
     assert list(model.trace(image, wanted)) == expected
 
 
@@ -166,9 +182,17 @@ def test_module_is_seen_before_the_relu_that_follows(model: MaskRCNN, image: np.
     torch.testing.assert_close(trace["c1"], trace["backbone.bn1"].relu())
 
 
+def test_a_module_with_several_outputs_gives_each_its_name(model: MaskRCNN, image: np.ndarray) -> None:
+    trace = model.trace(image, ["backbone", "rpn", "c3"])
+    assert [name for name in trace if name.startswith("backbone")] == [f"backbone.c{k}" for k in range(1, 6)]
+    assert {"rpn.anchors", "rpn.objectness", "rpn.deltas"} < set(trace)
+    torch.testing.assert_close(trace["backbone.c3"], trace["c3"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("box_head.fcs", "The module 'box_head.fcs' is a part without an output of its own; ask for 'box_head.fcs.*'."),
         ("propsals", "This network has no stage or module 'propsals'. Did you mean 'proposals'?"),
         ("backbone.layer9", "Did you mean 'backbone.layer"),
         ("zzzzzz", "This network has no stage or module 'zzzzzz'."),

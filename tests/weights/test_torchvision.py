@@ -7,7 +7,7 @@ import torch
 
 import maskrcnn
 from maskrcnn import Config, MaskRCNN
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, InputError
 from maskrcnn.weights.torchvision import our_name
 
 NARROW = {"backbone.depth": 18, "backbone.width": 64, "fpn.channels": 256, "box.fc_channels": 16}
@@ -87,11 +87,35 @@ def test_an_unknown_tensor_is_named():
         maskrcnn.load({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
 
 
-def test_a_missing_tensor_is_named():
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("rpn.head.cls_logits.bias", r"lacks: rpn\.objectness\.bias"),
+        ("rpn.head.conv.0.0.weight", r"lacks: rpn\.convs\.0\.weight"),
+        ("roi_heads.box_predictor.cls_score.bias", r"lacks: box_head\.class_logits\.bias"),
+        ("roi_heads.box_predictor.bbox_pred.weight", r"lacks: box_head\.box_deltas\.weight"),
+        ("roi_heads.box_head.fc6.weight", r"lacks: box_head\.fcs\.0\.weight"),
+        ("backbone.fpn.layer_blocks.0.0.weight", r"lacks: fpn\.output2\.conv\.weight"),
+        ("backbone.body.layer3.1.conv1.weight", r"lacks: backbone\.layer3\.1\.conv1\.weight"),
+        ("roi_heads.mask_predictor.mask_fcn_logits.weight", r"has unknown tensors: mask_head\."),
+    ],
+)
+def test_a_missing_tensor_is_named(key, said):
     theirs, _ = checkpoint()
-    del theirs["rpn.head.cls_logits.bias"]
-    with pytest.raises(CheckpointError, match=r"lacks: rpn.objectness.bias"):
+    del theirs[key]
+    with pytest.raises(CheckpointError, match=f"the mapping {said}"):
         maskrcnn.load(theirs)
+
+
+def test_names_from_within_a_wrapper_for_several_gpus():
+    theirs, ours = checkpoint()
+    model = maskrcnn.load({f"module.{key}": tensor for key, tensor in theirs.items()})
+    assert model.state_dict().keys() == ours.keys()
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(InputError, match=r"format must be maskrcnn or torchvision; got 'torchvison'. Did you mean"):
+        maskrcnn.load(checkpoint()[0], format="torchvison")
 
 
 def test_wrong_number_of_class_names_is_refused():

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskrcnn.config import ResNetConfig
-from maskrcnn.layers import init_conv, make_norm
+from maskrcnn.layers import init_layer, make_norm
 from maskrcnn.stages import stage
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -20,7 +20,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.last_stage = last_stage
         self.frozen_stages = config.frozen_stages
-        self.conv1 = nn.Conv2d(3, config.width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(3, config.width, 7, stride=2, padding=3, bias=config.norm == "none")
         self.bn1 = make_norm(config.norm, config.width, config.norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -29,7 +29,7 @@ class ResNet(nn.Module):
         self.layer3 = Stage(config, 4)
         if last_stage == 5:
             self.layer4 = Stage(config, 5)
-        init_conv(self.conv1)
+        init_layer(self.conv1)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -76,14 +76,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, config: ResNetConfig, in_channels: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride=stride, padding=1, bias=False)
+        bias = config.norm == "none"
+        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride=stride, padding=1, bias=bias)
         self.bn1 = make_norm(config.norm, planes, config.norm_eps)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=bias)
         self.bn2 = make_norm(config.norm, planes, config.norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(config, in_channels, planes, stride)
-        init_conv(self.conv1)
-        init_conv(self.conv2)
+        init_layer(self.conv1)
+        init_layer(self.conv2, relu=False, gain=_branch_gain(config))
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N _C _H _W"]:
         """Return relu(shortcut(x) + convolutions(x))."""
@@ -99,18 +100,20 @@ class Bottleneck(nn.Module):
     def __init__(self, config: ResNetConfig, in_channels: int, planes: int, stride: int) -> None:
         super().__init__()
         stride_1x1, stride_3x3 = (stride, 1) if config.stride_in_1x1 else (1, stride)
+        bias = config.norm == "none"
         inner = planes * config.width_per_group // 64 * config.groups
         out_channels = planes * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=stride_1x1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=stride_1x1, bias=bias)
         self.bn1 = make_norm(config.norm, inner, config.norm_eps)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride_3x3, padding=1, groups=config.groups, bias=False)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride_3x3, padding=1, groups=config.groups, bias=bias)
         self.bn2 = make_norm(config.norm, inner, config.norm_eps)
-        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=bias)
         self.bn3 = make_norm(config.norm, out_channels, config.norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(config, in_channels, out_channels, stride)
-        for conv in (self.conv1, self.conv2, self.conv3):
-            init_conv(conv)
+        init_layer(self.conv1)
+        init_layer(self.conv2)
+        init_layer(self.conv3, relu=False, gain=_branch_gain(config))
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N _C _H _W"]:
         """Return relu(shortcut(x) + convolutions(x))."""
@@ -123,6 +126,15 @@ def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride:
     """Return the identity, or a 1 × 1 convolution where shapes differ (option B of the paper)."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-    init_conv(conv)
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm == "none")
+    init_layer(conv, relu=False)
     return nn.Sequential(conv, make_norm(config.norm, out_channels, config.norm_eps))
+
+
+def _branch_gain(config: ResNetConfig) -> float:
+    """Return what the last convolution of each block starts with, so that their sum keeps its size.
+
+    Where a norm does not normalise, as a frozen one with random weights, B blocks would otherwise multiply the
+    variance by 2^B; with 1 / √B each it stays below e (after Zhang et al. 2019, Fixup).
+    """
+    return sum(BLOCKS[config.depth]) ** -0.5

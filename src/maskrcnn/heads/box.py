@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from maskrcnn.config import BoxHeadConfig
-from maskrcnn.layers import ConvNorm, init_conv, init_predictor
+from maskrcnn.layers import ConvNorm, init_layer, init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.nms import nms
@@ -52,7 +52,7 @@ class BoxHead(nn.Module):
         self.class_logits = nn.Linear(widths[-1], num_classes + 1)
         self.box_deltas = nn.Linear(widths[-1], 4 * (1 if config.class_agnostic else num_classes))
         for fc in self.fcs:
-            init_conv(fc)  # type: ignore[arg-type]
+            init_layer(fc)  # type: ignore[arg-type]
         init_predictor(self.class_logits, std=0.01)
         init_predictor(self.box_deltas, std=0.001)
 

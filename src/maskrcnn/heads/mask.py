@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import MaskHeadConfig
 from maskrcnn.heads.box import SampledRoIs, of_class
-from maskrcnn.layers import ConvNorm, init_conv, init_predictor
+from maskrcnn.layers import ConvNorm, init_layer, init_predictor
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.masks import crop_masks
 from maskrcnn.stages import stage
@@ -28,7 +28,7 @@ class MaskHead(nn.Module):
         self.convs = nn.Sequential(*(ConvNorm(a, b, 3, config.norm, config.norm_eps) for a, b in pairwise(widths)))
         self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, stride=2)
         self.predictor = nn.Conv2d(config.channels, 1 if config.class_agnostic else num_classes, 1)
-        init_conv(self.deconv)
+        init_layer(self.deconv)
         init_predictor(self.predictor, std=0.001)
 
     def forward(self, crops: Float[Tensor, "R C size size"]) -> Float[Tensor, "R Km M M"]:

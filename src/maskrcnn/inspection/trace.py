@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from maskrcnn.errors import InputError, did_you_mean
 from maskrcnn.images import ImageLike, prepare
 from maskrcnn.prediction import unbatch
 from maskrcnn.stages import recording
-from maskrcnn.structures import ImageBatch
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -81,43 +79,53 @@ def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None
     Raises:
         InputError: a name is neither a stage of this network nor a module of it.
     """
-    wanted = [ALIASES.get(name, name) for name in stages] if stages is not None else ["*"]
-    modules = dict(model.named_modules())
-    batch = prepare([image], model.config.image).to(model.device)
+    names = ["*"] if stages is None else [stages] if isinstance(stages, str) else list(stages)
+    modules = {path: module for path, module in model.named_modules() if path}
+    batch = prepare([image], model.config.image).to(model.device, model.dtype)
     was_training = model.training
     model.eval()
     try:
         with ExitStack() as stack, torch.inference_mode():
             tensors = stack.enter_context(recording())
-            tensors["image"] = batch.tensor
-            tensors["image_meta"] = _meta(batch)
-            for name in wanted if stages is not None else ():
-                for path in fnmatch.filter((m for m in modules if m), name):
+            for name in names if stages is not None else ():
+                for path in fnmatch.filter(modules, name):
                     stack.callback(modules[path].register_forward_hook(_keep(tensors, path)).remove)
             unbatch(model(batch), batch, model.config)
     finally:
         model.train(was_training)
-    for name in wanted:
-        if not any(fnmatch.fnmatchcase(found, name) for found in tensors):
-            hint = did_you_mean(name, [*tensors, *modules, *ALIASES])
-            raise InputError(f"This network has no stage or module {name!r}.{hint}")
-    chosen = {
-        found: tensor for found, tensor in tensors.items() if any(fnmatch.fnmatchcase(found, name) for name in wanted)
-    }
-    return Trace(chosen)
+    chosen: set[str] = set()
+    for name in names:
+        matching = _matching(name, tensors)
+        if not matching:
+            raise InputError(_unknown(name, [*tensors, *ALIASES], modules))
+        chosen |= matching
+    return Trace({name: tensor for name, tensor in tensors.items() if name in chosen})
 
 
-def _meta(batch: ImageBatch) -> Float[Tensor, "N 8"]:
-    """Return (height, width) of photo and input, the scale along y and x, and the padding below and right."""
-    padded = torch.tensor(batch.tensor.shape[-2:], device=batch.sizes.device)
-    scale = batch.sizes / batch.original_sizes
-    return torch.cat((batch.original_sizes, batch.sizes, scale, padded - batch.sizes), dim=1)
+def _matching(name: str, found: Mapping[str, Tensor]) -> set[str]:
+    """Return which of what was found a name or glob stands for; Matterport's names too."""
+    matching = {other for other in found if fnmatch.fnmatchcase(other, name)}
+    matching |= {other for other in found if other.startswith(f"{name}.")}  # of a module with several outputs
+    return matching | {ours for theirs, ours in ALIASES.items() if fnmatch.fnmatchcase(theirs, name) and ours in found}
+
+
+def _unknown(name: str, stages: list[str], modules: Mapping[str, nn.Module]) -> str:
+    if name in modules:
+        return f"The module {name!r} is a part without an output of its own; ask for '{name}.*'."
+    return f"This network has no stage or module {name!r}.{did_you_mean(name, [*stages, *modules])}"
 
 
 def _keep(tensors: dict[str, Tensor], name: str) -> Any:
+    """Return a hook that keeps a module's output; several by their own names, as `backbone.c2`."""
+
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            tensors[name] = output.clone()  # the ReLU that follows may work in place
+        parts = {name: output}
+        if not isinstance(output, Tensor):
+            several = output if isinstance(output, Mapping) else getattr(output, "_asdict", dict)()
+            parts = {f"{name}.{part}": value for part, value in several.items()}
+        for path, value in parts.items():
+            if isinstance(value, Tensor):
+                tensors[path] = value.clone()  # the ReLU that follows may work in place
 
     return hook
 

@@ -37,7 +37,8 @@ def crop_masks(
     crops = []
     for part in torch.arange(len(image), device=boxes.device).split(CHUNK):  # type: ignore[no-untyped-call]
         whole = masks[image[part], matched.reshape(-1)[part]].to(boxes.dtype)
-        crops.append(rows[part] @ whole @ columns[part].mT)
+        with torch.autocast(boxes.device.type, enabled=False):  # half precision would move what lies near 0.5
+            crops.append(rows[part] @ whole @ columns[part].mT)
     return torch.cat(crops)
 
 
@@ -92,7 +93,8 @@ def _pasted(
     for mask, (x1, y1, x2, y2) in zip(probabilities, boxes.tolist(), strict=True):
         left, columns = _axis(x1, x2, width, size, rule, boxes)
         top, rows = _axis(y1, y2, height, size, rule, boxes)
-        parts.append((top, left, rows @ mask @ columns.mT))
+        with torch.autocast(boxes.device.type, enabled=False):
+            parts.append((top, left, rows @ mask @ columns.mT))
     return parts
 
 

@@ -7,9 +7,10 @@ import os
 import re
 import struct
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,19 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, ConfigError, WriteError, os_reason
+from maskrcnn.errors import CheckpointError, ConfigError, InputError, WriteError, did_you_mean, os_reason
 from maskrcnn.weights import torchvision
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
 
-Format = Literal["maskrcnn", "torchvision"]
+FORMATS = ("maskrcnn", "torchvision")
 METADATA_KEY = "maskrcnn.config"
 
 
 def load(
     source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray],
-    format: Format | None = None,
+    format: str | None = None,
     class_names: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> MaskRCNN:
@@ -38,18 +39,25 @@ def load(
 
     Args:
         source: our `.safetensors`, a torchvision `.pth`, or a mapping from tensor names to tensors.
-        format: which implementation wrote it; recognised by the names of its tensors if not given.
+        format: which implementation wrote it, "maskrcnn" or "torchvision"; recognised by the names of its
+            tensors if not given.
         class_names: names for its classes, background not counted; needed where the file has none.
         overrides: dotted configuration fields that the file does not tell, as `{"backbone.norm_eps": 0.0}`.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its tensors do not fit together.
         ConfigError: an override is unknown or out of range.
+        InputError: there is no such format.
     """
     from maskrcnn.model import MaskRCNN
 
+    if format is not None and format not in FORMATS:
+        hint = did_you_mean(format, list(FORMATS))
+        raise InputError(f"format must be {' or '.join(FORMATS)}; got {format!r}.{hint}")
     name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
     tensors, metadata = (_as_tensors(source), {}) if isinstance(source, Mapping) else _read(Path(source))
+    if tensors and all(key.startswith("module.") for key in tensors):  # saved from within a wrapper for several GPUs
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     format = format or _recognise(tensors, metadata, name)
     if format == "torchvision":
         config, tensors = torchvision.convert(tensors, class_names, name)
@@ -124,10 +132,12 @@ def _umask() -> int:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return read_tensors(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are then refused with a sentence
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as e:
         raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
     except Exception as e:  # noqa: BLE001  # whatever a damaged or hostile pickle provokes
@@ -152,7 +162,7 @@ def _as_tensors(source: Mapping[str, Any]) -> dict[str, Tensor]:
     return {k: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for k, v in source.items()}
 
 
-def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> Format:
+def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> str:
     if METADATA_KEY in metadata:
         return "maskrcnn"
     if torchvision.recognises(tensors):

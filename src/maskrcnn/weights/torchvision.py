@@ -61,7 +61,7 @@ def convert(
     Raises:
         CheckpointError: a tensor has an unknown name, or the number of names is not that of the classes.
     """
-    renamed = {}
+    renamed = _Tensors(name)
     for key, tensor in tensors.items():
         renamed[our_name(key, name)] = tensor
     for suffix in ("weight", "bias"):
@@ -71,6 +71,17 @@ def convert(
         if f"mask_head.predictor.{suffix}" in renamed:
             renamed[f"mask_head.predictor.{suffix}"] = renamed[f"mask_head.predictor.{suffix}"][1:]
     return _config(renamed, class_names, name), renamed
+
+
+class _Tensors(dict[str, Tensor]):
+    """Tensors by our names; one that is missing is a fault of the file."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+
+    def __missing__(self, key: str) -> Tensor:
+        raise CheckpointError(f"{self.file} lacks: {key}.")
 
 
 def our_name(key: str, name: str = "the checkpoint") -> str:
