@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from maskrcnn.config import Config
-from maskrcnn.errors import ImageFileError, InputError
+from maskrcnn.errors import DatasetError, InputError
 from maskrcnn.structures import Target
 from maskrcnn.training.loader import Order, TrainingItems, mirrored, training_batches
 from tiny import SIDE, TINY, tiny_data
@@ -156,23 +156,33 @@ class TestItems:
 class TestErrors:
     """An error reaches the loop as a value, since a worker process would bury it in a traceback."""
 
+    GOOD = (np.zeros((SIDE, SIDE, 3), np.uint8), {"boxes": [], "labels": []})
+    MISSING = ("a.jpg", {"boxes": [], "labels": []})
+    BAD = (GOOD[0], {"boxes": [], "labels": [3]})
+
     @staticmethod
-    def collate(*values):
-        made = items([(np.zeros((SIDE, SIDE, 3), np.uint8), {"boxes": [], "labels": []})])
-        return made.collate([made[(0, 0)] if v == "good" else v for v in values])
+    def collate(*values, keys):
+        made = items(list(values))
+        return made.collate([made[0, key] for key in keys])
 
     def test_an_unreadable_image_leaves_the_batch(self):
-        batch = self.collate("good", ImageFileError("a.jpg: is broken."))
+        batch = self.collate(self.GOOD, self.MISSING, keys=(0, 1))
         assert len(batch.images.tensor) == 1
-        assert batch.skipped == ("a.jpg: is broken.",)
+        assert len(batch.skipped) == 1 and batch.skipped[0].startswith("a.jpg: no such file")
 
-    def test_a_batch_of_unreadable_images_is_empty(self):
-        batch = self.collate(ImageFileError("a.jpg: is broken."))
-        assert batch.images is None and batch.targets is None and len(batch.skipped) == 1
+    def test_the_next_readable_image_takes_the_place_of_a_whole_batch(self):
+        batch = self.collate(self.GOOD, self.MISSING, self.MISSING, keys=(1, 2))
+        assert batch.names == ("item 0 of the data set",)
+        assert len(batch.images.tensor) == 1 and len(batch.skipped) == 2
+
+    def test_no_readable_image_at_all_is_an_error(self):
+        error = self.collate(self.MISSING, self.MISSING, keys=(0, 1))
+        assert isinstance(error, DatasetError)
+        assert str(error).startswith("No image of the training data can be read. The first: a.jpg: no such file")
 
     def test_any_other_error_comes_instead_of_the_batch(self):
-        error = InputError("target of a.jpg.labels[0] must be 0.")
-        assert self.collate("good", ImageFileError("b.jpg: is broken."), error) is error
+        error = self.collate(self.GOOD, self.MISSING, self.BAD, keys=(0, 1, 2))
+        assert isinstance(error, InputError) and "labels" in str(error)
 
     def test_a_bad_target_is_named_by_its_image(self):
         class Named(list):
@@ -188,6 +198,5 @@ class TestErrors:
         path = tmp_path / "broken.png"
         Image.new("RGB", (SIDE, SIDE)).save(path)
         path.write_bytes(path.read_bytes()[:60])
-        error = items([(path, {"boxes": [], "labels": []})])[(0, 0)]
-        assert isinstance(error, ImageFileError)
-        assert str(error).startswith(str(path))
+        unreadable = items([(path, {"boxes": [], "labels": []})])[(0, 0)]
+        assert unreadable.reason.startswith(str(path))

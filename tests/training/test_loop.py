@@ -29,6 +29,7 @@ from maskrcnn.errors import (
 from maskrcnn.evaluation import evaluate
 from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions, train
+from maskrcnn.training.loader import Order
 from maskrcnn.training.loop import _optimizer
 from maskrcnn.weights import files
 from tiny import PAPERS, SIDE, tiny_data, tiny_model
@@ -76,13 +77,21 @@ def empty_item():
     return np.full((SIDE, SIDE, 3), 90, np.uint8), {"boxes": [], "labels": []}
 
 
+class Dying(Data):
+    """A data set that kills the process that reads it."""
+
+    def __getitem__(self, index):
+        assert torch.utils.data.get_worker_info() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class TestLearning:
     def test_two_images_are_learnt_by_heart(self, tmp_path):
         data = tiny_data(2)
         more_masks = {"box__matching__samples_per_image": 32, "box__matching__positive_fraction": 0.5}
-        model = tiny_model(fpn__channels=32, mask__channels=32, **more_masks)
+        model = tiny_model(fpn__channels=32, mask__channels=32, box__fc_channels=128, **more_masks)
         how = options(
-            optimizer="adamw", learning_rate=8e-3, schedule="cosine", warmup_steps=10, flip=0.0, clip_norm=5.0
+            optimizer="adamw", learning_rate=4e-3, schedule="cosine", warmup_steps=10, flip=0.0, clip_norm=5.0
         )
         train(model, Data([data[i % 2] for i in range(320)]), tmp_path, how)
         course = losses(tmp_path)
@@ -171,16 +180,50 @@ class TestDataSets:
         assert "It is left out." in text()
         assert len(losses(tmp_path / "run")) == 6
 
-    def test_a_batch_of_broken_files_is_passed_over(self, tmp_path):
+    def test_another_image_takes_the_place_of_a_batch_of_broken_files(self, tmp_path):
         data = Data([tiny_data(3)[0], ("missing.jpg", {"boxes": [], "labels": []}), tiny_data(3)[1]])
-        train(tiny_model(), data, tmp_path, options(epochs=2, batch_size=1))
-        assert len(losses(tmp_path)) == 4
+        reporter, text = told()
+        train(tiny_model(), data, tmp_path, options(epochs=2, batch_size=1), reporter=reporter)
+        assert len(losses(tmp_path)) == 6
+        assert text().count("missing.jpg: no such file") == 1
 
     def test_nothing_but_broken_files_stops(self, tmp_path):
         data = Data([(f"missing{i}.jpg", {"boxes": [], "labels": []}) for i in range(4)])
-        with pytest.raises(DatasetError, match=r"No image can be read any more: missing\d\.jpg: no such file"):
+        with pytest.raises(
+            DatasetError, match=r"No image of the training data can be read\. The first: missing\d\.jpg: no"
+        ):
             train(tiny_model(), data, tmp_path, options(epochs=50))
-        assert not (tmp_path / "model.safetensors").exists()
+        assert losses(tmp_path) == []
+
+    def test_a_fault_in_the_middle_of_an_epoch_loses_no_step(self, tmp_path):
+        good = tiny_data(6)
+        items = [good[i] for i in range(6)]
+        at = Order(6, 2, seed=0).step(2)[0][1]  # an image of the last step
+        spoilt = [
+            *items[:at],
+            (items[at][0], {"boxes": [[1, 2, 3, 4]], "labels": [9], "masks": None}),
+            *items[at + 1 :],
+        ]
+        with pytest.raises(InputError, match="labels"):
+            train(tiny_model(), Data(spoilt), tmp_path / "run", options())
+        assert len(losses(tmp_path / "run")) == 2
+        train(tiny_model(seed=9), Data(items), tmp_path / "run", options(), resume=True)
+        train(tiny_model(), Data(items), tmp_path / "whole", options())
+        assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+    def test_a_failed_evaluation_does_not_lose_the_epoch(self, tmp_path):
+        bad = Data([(tiny_data(1)[0][0], {"boxes": [[1, 2, 3, 4]], "labels": [9], "masks": None})])
+        with pytest.raises(InputError, match="labels"):
+            train(tiny_model(), tiny_data(2), tmp_path, options(evaluate_every=1), validation=bad)
+        assert maskrcnn.load(tmp_path / "model.safetensors").config.num_classes == 3
+        result = train(
+            tiny_model(), tiny_data(2), tmp_path, options(evaluate_every=1), validation=tiny_data(1), resume=True
+        )
+        assert result.evaluation is not None and len(losses(tmp_path)) == 1
+
+    def test_a_reading_process_that_dies_is_told_of(self, tmp_path):
+        with pytest.raises(DatasetError, match=r"A process that reads images has died, .* 0 reads the images in the"):
+            train(tiny_model(), Dying([tiny_data(1)[0]] * 2), tmp_path, options(workers=1))
 
     def test_a_broken_validation_file_does_not_end_the_run(self, tmp_path):
         missing = ("missing.jpg", {"boxes": [], "labels": []})

@@ -1,6 +1,7 @@
 """A run that is killed and resumed is the run that was never killed, bit for bit."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 import train_child
 from safetensors.torch import load_file
 
+from maskrcnn import MaskRCNN
 from maskrcnn.errors import CheckpointError, ConfigError, InputError
 from maskrcnn.training import TrainOptions, train
 from tiny import PAPERS, tiny_data, tiny_model
@@ -49,7 +51,7 @@ def assert_same_run(folder, expected):
     for name in ("model.safetensors", "best.safetensors", "checkpoint.safetensors"):
         assert_same_tensors(folder / name, expected / name)
     assert (folder / "evaluation.json").read_text() == (expected / "evaluation.json").read_text()
-    assert [p.name for p in folder.rglob("*.tmp")] == []
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +78,9 @@ def test_killed_in_the_middle_of_an_epoch(uninterrupted, tmp_path):
 
 def test_killed_while_a_checkpoint_is_written(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    assert child(folder, "checkpoint", "4") == -signal.SIGKILL
+    assert child(folder, "checkpoint", "5") == -signal.SIGKILL
     assert checkpoint_step(folder) == 6
-    [half] = folder.glob(".checkpoint.safetensors.*.tmp")
+    [half] = folder.glob(".checkpoint.safetensors.*.tmp/checkpoint.safetensors")
     assert half.stat().st_size > 1000
     assert len([r for r in records(folder) if "loss" in r]) == 8, "steps 7 and 8 are to be done again"
     train_child.run(folder, resume=True)
@@ -90,6 +92,32 @@ def test_killed_and_resumed_with_worker_processes(uninterrupted, tmp_path):
     assert child(folder, "step", "6", "--workers", "2") == -signal.SIGKILL
     assert checkpoint_step(folder) == 4
     assert child(folder, "whole", "--workers", "2", "--resume") == 0
+    assert_same_run(folder, uninterrupted)
+
+
+def test_a_model_file_lost_after_the_checkpoint_is_written_again(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "model.safetensors").unlink()
+    train_child.run(folder, resume=True)
+    assert_same_run(folder, uninterrupted)
+
+
+def test_interrupted_while_the_best_weights_are_written(uninterrupted, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    original, interrupted = MaskRCNN.save, []
+
+    def save(model, path):
+        if Path(path).name == "best.safetensors" and not interrupted:
+            interrupted.append(path)
+            raise KeyboardInterrupt
+        original(model, path)
+
+    monkeypatch.setattr(MaskRCNN, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        train_child.run(folder)
+    assert not (folder / "best.safetensors").exists()
+    train_child.run(folder, resume=True)
     assert_same_run(folder, uninterrupted)
 
 

@@ -23,7 +23,7 @@ from tiny import PAPERS, tiny_data, tiny_model
 STEPS = 12
 CHOSEN = {"epochs": 4, "batch_size": 2, "learning_rate": 0.01, "warmup_steps": 3, "clip_norm": 10.0}
 OPTIONS = TrainOptions(**{**PAPERS, **CHOSEN, "evaluate_every": 2, "save_every": 4})
-"""Three steps an epoch; checkpoints after steps 3, 4, 6, 8, 9 and 12."""
+"""Three steps an epoch; checkpoints after steps 3, 4, 6, 8, 9 and 12; after 6 and 12 also once evaluated."""
 
 
 def run(folder: Path, workers: int = 0, resume: bool = False) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskrcnn.errors import InputError, WriteError, os_reason
+from maskrcnn.files import clear_leftovers
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
+RUN = "run.json"
+EVALUATION = "evaluation.json"
 
 
 def prepare_folder(folder: Path, resume: bool) -> None:
@@ -25,18 +28,9 @@ def prepare_folder(folder: Path, resume: bool) -> None:
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
-        for name in (CHECKPOINT, WEIGHTS, BEST):
-            for leftover in folder.glob(f".{name}.*.tmp"):
-                leftover.unlink(missing_ok=True)
+        for name in (CHECKPOINT, WEIGHTS, BEST, RUN, EVALUATION):
+            clear_leftovers(folder / name)
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(folder, e)}.") from None
     if not resume and (folder / CHECKPOINT).exists():
         raise InputError(f"{folder} already holds a run. Continue it with --resume, or choose another folder.")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file; raise `WriteError` where that fails."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None

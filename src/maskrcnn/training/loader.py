@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn.config import Config
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
-from maskrcnn.errors import ImageFileError, MaskRCNNError
+from maskrcnn.errors import DatasetError, ImageFileError, MaskRCNNError
 from maskrcnn.images import batch_images, prepare_image
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
 from maskrcnn.targets import batch_targets, resize_target
@@ -22,8 +22,8 @@ from maskrcnn.targets import batch_targets, resize_target
 class Batch(NamedTuple):
     """A batch ready for the network; `skipped` tells of images that could not be read."""
 
-    images: ImageBatch | None
-    targets: TargetBatch | None
+    images: ImageBatch
+    targets: TargetBatch
     names: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -33,6 +33,11 @@ class _Item(NamedTuple):
     target: Target
     original_size: tuple[int, int]
     name: str
+
+
+class _Unreadable(NamedTuple):
+    key: tuple[int, int]
+    reason: str
 
 
 class TrainingItems(Dataset[Any]):
@@ -48,11 +53,12 @@ class TrainingItems(Dataset[Any]):
         self.flip = flip
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> _Item | MaskRCNNError:
+    def __getitem__(self, key: tuple[int, int]) -> _Item | _Unreadable | MaskRCNNError:
         """Return the item, or the error that reading it gave: raised in a worker it would lose its form."""
-        epoch, index = key
         try:
-            return self._item(epoch, index)
+            return self._item(*key)
+        except ImageFileError as e:
+            return _Unreadable(key, str(e))
         except MaskRCNNError as e:
             return e
 
@@ -67,19 +73,33 @@ class TrainingItems(Dataset[Any]):
         target = resize_target(target, size, new_size, self.config.image.resize)
         return _Item(prepared, target, size, self.dataset.image_name(index))
 
-    def collate(self, items: Sequence[_Item | MaskRCNNError]) -> Batch | MaskRCNNError:
-        """Return a batch without the images that cannot be read; any other error as it is."""
-        good = [item for item in items if isinstance(item, _Item)]
-        unreadable = tuple(str(item) for item in items if isinstance(item, ImageFileError))
+    def collate(self, items: Sequence[_Item | _Unreadable | MaskRCNNError]) -> Batch | MaskRCNNError:
+        """Return a batch without the images that cannot be read; any other error as it is.
+
+        Where no image of the batch can be read, the next one of the data set that can takes their place, so
+        that every process has something to compute in every step.
+        """
+        items = list(items)
+        unreadable = [item for item in items if isinstance(item, _Unreadable)]
+        if len(unreadable) == len(items):
+            items.append(self._next_readable(unreadable[0]))
         for item in items:
-            if isinstance(item, MaskRCNNError) and not isinstance(item, ImageFileError):
+            if isinstance(item, MaskRCNNError):
                 return item
-        if not good:
-            return Batch(None, None, (), unreadable)
+        good = [item for item in items if isinstance(item, _Item)]
         images = batch_images([i.image for i in good], [i.original_size for i in good], self.config.image)
         height, width = images.tensor.shape[-2:]
         targets = batch_targets([i.target for i in good], (height, width), self.config.masks)
-        return Batch(images, targets, tuple(i.name for i in good), unreadable)
+        return Batch(images, targets, tuple(i.name for i in good), tuple(u.reason for u in unreadable))
+
+    def _next_readable(self, after: _Unreadable) -> _Item | MaskRCNNError:
+        epoch, index = after.key
+        count = len(self.dataset)
+        for step in range(1, count):
+            item = self[epoch, (index + step) % count]
+            if not isinstance(item, _Unreadable):
+                return item
+        return DatasetError(f"No image of the training data can be read. The first: {after.reason}")
 
 
 class Order:
@@ -92,16 +112,23 @@ class Order:
         self.rank = rank
         self.processes = processes
         self.steps_per_epoch = -(-length // (batch_size * processes))
+        self._epoch, self._order = -1, list[int]()
 
     def step(self, step: int) -> list[tuple[int, int]]:
         """Return (epoch, index) of the items that this process takes in a step, counted over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.length).tolist()
+        order = self._order_of(epoch)
         whole = self.batch_size * self.processes
         batch = order[position * whole : (position + 1) * whole]
         if self.processes > 1:  # every process needs an item: begin again at the front
             batch += order[: whole - len(batch)]
         return [(epoch, index) for index in batch[self.rank :: self.processes]]
+
+    def _order_of(self, epoch: int) -> list[int]:
+        if self._epoch != epoch:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.length).tolist()
+            self._epoch = epoch
+        return self._order
 
 
 class _Steps:
@@ -127,6 +154,19 @@ def training_batches(
         generator=torch.Generator(),  # not the global one, which belongs to the network's own sampling
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def read(batches: Iterable[Batch | MaskRCNNError]) -> Iterator[Batch | MaskRCNNError]:
+    """Yield the batches; raise `DatasetError` where a process that reads them has died."""
+    try:
+        yield from batches
+    except RuntimeError as e:
+        if "DataLoader worker" not in str(e):
+            raise
+        raise DatasetError(
+            "A process that reads images has died, most often for lack of memory. Fewer --workers need less; "
+            "0 reads the images in the training process itself."
+        ) from None
 
 
 def mirrored(image: UInt8[np.ndarray, "H W 3"], target: Target) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:

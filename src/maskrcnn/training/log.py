@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from maskrcnn.errors import WriteError, os_reason
+from maskrcnn.files import write_text
+from maskrcnn.progress import Reporter
 
 
 class RunLog:
     """Appends records to `log.jsonl` and scalars to `tensorboard/`.
 
-    When a run is resumed, lines after the step it resumes from are dropped: those steps are done again.
+    When a run is resumed, lines after the step it resumes from are dropped, and evaluations after the last that
+    its checkpoint knows: those are done again.
     """
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    def __init__(self, folder: Path, reporter: Reporter, step: int = 0, evaluated: int = 0) -> None:
         self.path = folder / "log.jsonl"
+        self.reporter = reporter
         try:
-            if resume_step:
-                self._drop_after(resume_step)
-            self._file = open(self.path, "a" if resume_step else "w", encoding="utf-8")  # noqa: SIM115
+            if step:
+                self._drop_after(step, evaluated)
+            self._file = open(self.path, "a" if step else "w", encoding="utf-8")  # noqa: SIM115
         except OSError as e:
             raise WriteError(f"Cannot write {os_reason(self.path, e)}.") from None
-        self._board = _summary_writer(folder / "tensorboard", resume_step)
+        self._board: Any = None
+        with self._board_may_fail():
+            self._board = _summary_writer(folder / "tensorboard", step)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Append a record, whole on its line even if the process dies right after."""
@@ -34,29 +41,40 @@ class RunLog:
         except OSError as e:
             raise WriteError(f"Cannot write {os_reason(self.path, e)}. Checkpoints are unchanged.") from None
         if self._board is not None:
-            for name, value in _scalars(record):
-                self._board.add_scalar(name, value, step)
+            with self._board_may_fail():
+                for name, value in _scalars(record):
+                    self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
+        with suppress(OSError):  # a line that could not be written was told of then
+            self._file.close()
         if self._board is not None:
-            self._board.close()
+            with self._board_may_fail():
+                self._board.close()
 
-    def _drop_after(self, step: int) -> None:
+    @contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        """Go on without TensorBoard where it cannot write: the JSON lines hold the same."""
+        try:
+            yield
+        except OSError as e:
+            self._board = None
+            self.reporter.warn(f"TensorBoard gets no more scalars: {os_reason(self.path.with_name('tensorboard'), e)}.")
+
+    def _drop_after(self, step: int, evaluated: int) -> None:
         if not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
-                keep = line.endswith("\n") and json.loads(line)["step"] <= step
+                record = json.loads(line)
+                keep = line.endswith("\n") and record["step"] <= (evaluated if "evaluation" in record else step)
             except (ValueError, KeyError, TypeError):
                 keep = False  # a line that a killed process left unfinished
             if keep:
                 kept.append(line)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(kept))
 
 
 def _summary_writer(folder: Path, resume_step: int) -> Any:

@@ -15,16 +15,17 @@ import torch
 from torch import nn
 
 from maskrcnn.data.any import ImagesAndTargets
-from maskrcnn.errors import DatasetError, MaskRCNNError, NonFiniteLossError
+from maskrcnn.errors import DatasetError, MaskRCNNError, NonFiniteLossError, WriteError
 from maskrcnn.evaluation import EvaluationResult, evaluate
+from maskrcnn.files import write_text
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Losses
 from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from maskrcnn.training.folder import BEST, CHECKPOINT, WEIGHTS, prepare_folder, write_text
-from maskrcnn.training.loader import Batch, Order, TrainingItems, training_batches
+from maskrcnn.training.folder import BEST, CHECKPOINT, EVALUATION, RUN, WEIGHTS, prepare_folder
+from maskrcnn.training.loader import Batch, Order, TrainingItems, read, training_batches
 from maskrcnn.training.log import RunLog
-from maskrcnn.training.machine import accelerator, interrupts_held_back
+from maskrcnn.training.machine import accelerator, interrupts_held_back, unwrap, unwrapped
 from maskrcnn.training.options import TrainOptions
 
 
@@ -116,45 +117,45 @@ class _Run:
         self.warned: set[str] = set()
         self.evaluated = 0
         """Steps done when the last evaluation was made."""
-        self.unread = 0
-        """Steps in a row of which no image could be read."""
 
     def run(self, resume: bool) -> TrainResult:
         started = time.monotonic()
         self.main = self.accelerator.is_main_process
-        prepare_folder(self.folder, resume)
+        if self.main:
+            prepare_folder(self.folder, resume)
+        self.accelerator.wait_for_everyone()
         self.model.to(self.accelerator.device)
         start = self._resume() if resume else 0
         self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
         if self.main:
-            described = {
-                "config": json.loads(self.model.config.to_json()),
-                "options": self.options.model_dump(),
-            }
-            write_text(self.folder / "run.json", json.dumps(described, indent=2) + "\n")
+            described = {"config": json.loads(self.model.config.to_json()), "options": self.options.model_dump()}
+            write_text(self.folder / RUN, json.dumps(described, indent=2) + "\n")
         batches = training_batches(self.items, self.order, start, self.total, self.options.workers)
         with ExitStack() as stack:
-            log = RunLog(self.folder, start) if self.main else None
+            log = RunLog(self.folder, self.reporter, start, self.evaluated) if self.main else None
             if log is not None:
                 stack.callback(log.close)
-            stack.callback(self._unwrap)
+            stack.callback(unwrap, self.model)
             bar = stack.enter_context(self.reporter.bar("training", self.total, start))
             self.model.train()
+            self.clock = time.monotonic()
             done = start
             try:
                 if start and self._evaluation_due(start):  # stopped after that step, before its evaluation
                     self._evaluate(start, log)
-                for batch in batches:
+                    self._save(start)
+                for batch in read(batches):
                     with interrupts_held_back():
                         record = self._step(done, batch)
                         done += 1
-                        if log is not None and record:
+                        if log is not None:
                             log.write(done, record)
                     bar.advance(_shown(record))
                     self._after_step(done, log)
-            except KeyboardInterrupt:
-                with interrupts_held_back():
-                    self._save(done)
+            except (KeyboardInterrupt, MaskRCNNError) as e:
+                if not isinstance(e, (NonFiniteLossError, WriteError)):  # of those the last checkpoint is better
+                    with interrupts_held_back():
+                        self._save(done)
                 raise
         return TrainResult(self.folder, self.total, time.monotonic() - started, self.evaluation)
 
@@ -165,13 +166,6 @@ class _Run:
         for reason in set(batch.skipped) - self.warned:
             self.warned.add(reason)
             self.reporter.warn(f"{reason} It is left out.")
-        if batch.images is None or batch.targets is None:
-            self.unread += 1
-            if self.accelerator.num_processes > 1 or self.unread >= self.order.steps_per_epoch:
-                raise DatasetError(f"No image can be read any more: {batch.skipped[0]}")
-            return {}
-        self.unread = 0
-        began = time.monotonic()
         # The sampling of anchors and RoIs in a step depends on seed, step and process alone: that is
         # what makes a resumed run equal to an uninterrupted one.
         torch.manual_seed(_mixed(self.options.seed, step, self.accelerator.process_index))
@@ -185,14 +179,14 @@ class _Run:
         norm = self._clip(step, batch.names)
         self.wrapped.step()
         self.wrapped.zero_grad()
-        count = self.order.batch_size * self.accelerator.num_processes
-        seconds = time.monotonic() - began
+        before, self.clock = self.clock, time.monotonic()
+        count = len(batch.names) * self.accelerator.num_processes
         return {
             "epoch": step // self.order.steps_per_epoch + 1,
             "learning_rate": rate,
             **values,
             "gradient_norm": norm,
-            "images_per_second": round(count / seconds, 3),
+            "images_per_second": round(count / (self.clock - before), 3),
         }
 
     def _checked(self, step: int, losses: Losses, names: Sequence[str]) -> dict[str, float]:
@@ -227,12 +221,14 @@ class _Run:
         return f"{path} is from before." if path.exists() else "No checkpoint was written before it."
 
     def _after_step(self, done: int, log: RunLog | None) -> None:
-        """Evaluate and save where it is time to."""
-        if self._evaluation_due(done):
-            self._evaluate(done, log)
+        """Save and evaluate where it is time to; what was learnt is safe before anything else can fail."""
         every = self.options.save_every
         if done % self.order.steps_per_epoch == 0 or (every and done % every == 0):
             self._save(done)
+        if self._evaluation_due(done):
+            self._evaluate(done, log)
+            self._save(done)
+        self.clock = time.monotonic()
 
     def _evaluation_due(self, done: int) -> bool:
         epoch, rest = divmod(done, self.order.steps_per_epoch)
@@ -242,16 +238,17 @@ class _Run:
 
     def _evaluate(self, done: int, log: RunLog | None) -> None:
         if self.main and self.validation is not None:
-            self.evaluation = evaluate(self.model, self.validation, reporter=self.reporter)
+            with unwrapped(self.model):  # as `maskrcnn evaluate` will measure the weights, whatever the precision
+                self.evaluation = evaluate(self.model, self.validation, reporter=self.reporter)
             self.model.train()
             figures: dict[str, Any] = {"box": self.evaluation.box, "mask": self.evaluation.mask}
             if log is not None:
                 log.write(done, {"evaluation": {k: v for k, v in figures.items() if v is not None}})
-            write_text(self.folder / "evaluation.json", self.evaluation.to_json() + "\n")
+            write_text(self.folder / EVALUATION, self.evaluation.to_json() + "\n")
             score = (self.evaluation.mask or self.evaluation.box)["AP"]
             if score is not None and (self.best is None or score > self.best):
-                self.best = score
                 self.model.save(self.folder / BEST)
+                self.best = score
             self.reporter.say(f"step {done}: {_summary(self.evaluation)}")
         self.evaluated = done
         self.accelerator.wait_for_everyone()
@@ -278,12 +275,9 @@ class _Run:
         if progress.scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
         self.best, self.evaluated = progress.best, progress.evaluated
+        if self.main:  # the process may have died between the two files
+            self.model.save(self.folder / WEIGHTS)
         return progress.step
-
-    def _unwrap(self) -> None:
-        """Take off what Accelerate put around the model's forward for mixed precision."""
-        for name in ("forward", "_original_forward"):
-            vars(self.model).pop(name, None)
 
 
 def _mixed(*numbers: int) -> int:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError
@@ -66,3 +67,22 @@ def interrupts_held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held:
         raise KeyboardInterrupt
+
+
+WRAPPING = ("forward", "_original_forward")
+"""What Accelerate lays over a model's forward for mixed precision."""
+
+
+def unwrap(model: nn.Module) -> dict[str, Any]:
+    """Take off what Accelerate put around the model's forward, and return it."""
+    return {name: vars(model).pop(name) for name in WRAPPING if name in vars(model)}
+
+
+@contextmanager
+def unwrapped(model: nn.Module) -> Iterator[None]:
+    """Let the model run in full precision inside the block."""
+    wrapping = unwrap(model)
+    try:
+        yield
+    finally:
+        vars(model).update(wrapping)

@@ -37,7 +37,7 @@ class TrainOptions(Fields):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     flip: Fraction = 0.5
     """Chance that an image is mirrored left to right."""
-    seed: Natural = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     workers: Natural = 0
     """Processes that read images; 0 reads them in the training process."""
     evaluate_every: Natural | None = None

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import struct
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, ConfigError, InputError, WriteError, did_you_mean, os_reason
+from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_mean, os_reason
+from maskrcnn.files import replacing
 from maskrcnn.weights import torchvision
 
 if TYPE_CHECKING:
@@ -83,24 +83,12 @@ def save(model: MaskRCNN, path: str | os.PathLike[str]) -> None:
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically; an existing file stays until the new one is complete."""
-    path = Path(path)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as e:
-        reason = os_reason(path, e) if isinstance(e, OSError) else f"{path}: {e}"
-        raise WriteError(f"Cannot write {reason}. What was there before is unchanged.") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as new:
+        try:
+            save_file(contiguous, new, metadata={"format": "pt", **metadata})
+        except SafetensorError as e:
+            raise OSError(str(e)) from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -123,12 +111,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(e, CheckpointError):
             raise
         raise CheckpointError(f"{path} is damaged or cut short: {e}.") from None
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
