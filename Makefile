@@ -31,4 +31,4 @@ $(READY): constraints.txt pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -241,7 +241,7 @@ def image_files(inputs: Iterable[str | Path], *, recursive: bool = False) -> lis
     """
     found: dict[str, Path] = {}
     for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
-        for path in _matches(Path(item).expanduser(), recursive):
+        for path in _matches(Path(os.path.expanduser(item)), recursive):
             found.setdefault(os.path.abspath(path), path)
     return list(found.values())
 
@@ -258,7 +258,7 @@ def _matches(path: Path, recursive: bool) -> list[Path]:
         where = f"the pattern {path} matches no pictures"
     else:
         raise InputError(f"{path}: no such file or folder (looked from {Path.cwd()}).")
-    files = [p for p in candidates if p.is_file()]
+    files = [p for p in candidates if not p.is_dir()]  # a link that leads nowhere is named when it is read
     pictures = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not pictures:
         others = f"; it has {len(files)} other file{'s' * (len(files) != 1)}" if files else ""

@@ -58,10 +58,18 @@ def test_other_classes_are_refused(run, weights, labelled):
     path.write_text(path.read_text().replace('"circle"', '"disc"'))
     status, _, err = run("evaluate", weights, labelled)
     assert status == 2
-    assert "has the classes disc, square, triangle;" in words(err)
+    assert "classes that the network does not know: disc. It knows circle, square, triangle." in words(err)
 
 
 def test_a_result_that_cannot_be_written_fails(run, weights, labelled, tmp_path):
     status, _, err = run("evaluate", weights, labelled, "-o", tmp_path)
     assert status == 1
-    assert f"Cannot write {tmp_path}: Is a directory." in words(err)
+    assert f"Cannot write {tmp_path}: it is a folder, not a file." in words(err)
+
+
+def test_an_image_that_cannot_be_read_shows_in_the_status(run, weights, labelled):
+    (labelled / "annotations" / "val" / "000001.png").write_bytes(b"no picture")
+    status, out, err = run("evaluate", weights, labelled, "--json", "-q")
+    assert status == 1
+    assert json.loads(out)["num_images"] == 1
+    assert "000001.png: not an image" in words(err)

@@ -100,6 +100,42 @@ def test_ids_come_from_an_annotation_file(predict, labelled, tmp_path):
     assert {r["category_id"] for r in told} <= {10, 20, 30}
 
 
+def test_the_longest_name_tells_images_apart(predict, album, tmp_path):
+    """An image is named by its path from the images folder; backslashes are of Windows."""
+    (album / "b").mkdir()
+    (album / "b" / "1.png").write_bytes((album / "1.png").read_bytes())
+    images = [{"id": 5, "file_name": "1.png"}, {"id": 6, "file_name": "b\\1.png"}]
+    categories = [{"id": 1 + k, "name": name} for k, name in enumerate(("circle", "square", "triangle"))]
+    file = tmp_path / "ids.json"
+    file.write_text(json.dumps({"images": images, "categories": categories}))
+    for path, wanted in ((album / "1.png", 5), (album / "b" / "1.png", 6)):
+        assert predict(path, "--annotations", file)[0] == 0
+        assert {r["image_id"] for r in results(tmp_path / "found")} == {wanted}
+
+
+def test_a_category_without_a_number_is_refused(predict, album, tmp_path):
+    file = tmp_path / "ids.json"
+    file.write_text(json.dumps({"images": [], "categories": [{"id": "x", "name": "circle"}]}))
+    status, _, err = predict(album, "--annotations", file)
+    assert status == 2
+    assert f"{file} is not COCO JSON with images and categories." in words(err)
+
+
+def test_what_was_found_is_kept_when_a_picture_cannot_be_written(predict, album, tmp_path):
+    (tmp_path / "found" / "1.png").mkdir(parents=True)
+    status, _, err = predict(album)
+    assert status == 1
+    assert f"Cannot write {tmp_path / 'found' / '1.png'}: Is a directory." in words(err)
+    assert {r["image_id"] for r in results(tmp_path / "found")} == {str(album / "0.png"), str(album / "1.png")}
+
+
+def test_a_link_that_leads_nowhere_is_named(predict, album):
+    (album / "link.png").symlink_to(album / "gone.png")
+    status, _, err = predict(album)
+    assert status == 1
+    assert f"{album / 'link.png'}: no such file" in words(err)
+
+
 def test_a_photo_that_the_annotation_file_lacks_is_refused_at_once(predict, album, labelled, tmp_path):
     status, _, err = predict(album, "--annotations", labelled / "annotations" / "val.json")
     assert status == 2

@@ -85,6 +85,24 @@ def test_weights_go_on_with_their_own_network_at_a_lower_rate(run, train, labell
     assert maskrcnn.load(tmp_path / "more" / "model.safetensors").config.image.min_size == SIDE
 
 
+@pytest.mark.parametrize(
+    ("arguments", "norm", "frozen", "said"),
+    [
+        ([], "group", 0, "as by --set backbone.frozen_stages=0 --set backbone.norm=group."),
+        (["--set", "backbone.norm=batch"], "batch", 0, "as by --set backbone.frozen_stages=0."),
+        (["--set", "backbone.norm=frozen_batch", "--set", "backbone.frozen_stages=1"], "frozen_batch", 1, None),
+    ],
+    ids=["by default", "with BatchNorm", "as the papers"],
+)
+def test_the_whole_backbone_learns_from_random_weights(run, labelled, tmp_path, arguments, norm, frozen, said):
+    narrow = [w for k in ("backbone.width=8", "fpn.channels=8", "image.min_size=64") for w in ("--set", k)]
+    options = ["-o", tmp_path / "run", "--epochs", 1, "--preset", "resnet18-fpn", "--device", "cpu", *narrow]
+    status, _, err = run("train", labelled / "annotations" / "train.json", *options, *arguments)
+    config = maskrcnn.load(tmp_path / "run" / "model.safetensors").config
+    assert (status, config.backbone.norm, config.backbone.frozen_stages) == (0, norm, frozen)
+    assert (said in words(err)) if said else ("From random weights" not in err)
+
+
 def test_weights_of_other_classes_are_refused(run, labelled, weights, tmp_path):
     path = labelled / "annotations" / "train.json"
     path.write_text(path.read_text().replace('"circle"', '"disc"'))
@@ -118,6 +136,8 @@ def test_without_masks_it_is_faster_rcnn(train, labelled, tmp_path):
         (["--lr", "nan"], "learning_rate should be a finite number; got nan."),
         (["--batch-size", "0"], "batch_size should be greater than or equal to 1; got 0."),
         (["--precision", "fp16"], "precision fp16 needs a GPU; on a CPU take bf16 or fp32."),
+        (["--seed", "99999999999999"], "seed should be less than 4294967296; got 99999999999999."),
+        (["--set", 'class_names=["a"]'], "class_names cannot be set: a new network learns the classes of the data."),
         (["--device", "gpu"], "The device 'gpu' cannot be used here"),
         (["--weights", "none.safetensors"], "none.safetensors: No such file or directory"),
         (["--images", "nowhere"], "the images folder nowhere does not exist"),

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from maskrcnn import __version__
@@ -26,6 +25,7 @@ from maskrcnn.errors import (
     InputError,
     MaskRCNNError,
 )
+from maskrcnn.progress import Reporter
 
 FAILED, ASKED_WRONGLY, INTERRUPTED = 1, 2, 130
 
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     logging.basicConfig(
         level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
+        handlers=[_Warnings(console)],
     )
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
@@ -80,11 +79,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read our output, as `head` does, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as e:  # a folder we may not look into, a full disk behind standard output
+        _complain(console, f"{e.filename or 'Standard output'}: {e.strerror or e}.")
+        return FAILED
     except MemoryError as e:
         _complain(console, f"Out of memory: {e}. A smaller batch size or image.max_size needs less.")
         return FAILED
     except Exception as e:  # noqa: BLE001  # a wrong command line is shown, all else raised again
         return _usage_or_raise(console, e)
+
+
+class _Warnings(logging.Handler):
+    """Shows what the package logs as commands show their own warnings."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.reporter = Reporter(console)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        self.reporter.warn(record.getMessage())
 
 
 def _usage_or_raise(console: Console, error: Exception) -> int:

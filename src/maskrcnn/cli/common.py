@@ -64,6 +64,13 @@ def output_folder(path: Path) -> None:
         raise WriteError(f"Cannot make the folder {os_reason(path, e)}.") from None
 
 
+def output_file(path: Path) -> None:
+    """Make sure that a file can be put there, before the work for it is done; else raise `WriteError`."""
+    if path.is_dir():
+        raise WriteError(f"Cannot write {path}: it is a folder, not a file.")
+    output_folder(path.parent)
+
+
 def reporter(quiet: bool) -> Reporter:
     """Return where commands report to: standard error."""
     return Reporter(quiet=quiet)

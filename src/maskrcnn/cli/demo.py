@@ -19,6 +19,7 @@ from maskrcnn.errors import InputError, WriteError, os_reason
 from maskrcnn.evaluation import EvaluationResult
 from maskrcnn.evaluation import evaluate as measure
 from maskrcnn.evaluation.result import Figures
+from maskrcnn.files import write_text
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
@@ -36,7 +37,7 @@ def demo(
         "demo"
     ),
     steps: Annotated[int, typer.Option(help="Training steps of 8 images.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Start of all chance.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Start of all chance.", min=0, max=2**31 - 1)] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Train a small network on made images, measure and draw.
@@ -61,7 +62,7 @@ def demo(
     result = run_training(model, training, output, demo_options(seed), device="cpu", reporter=report)
     found: list[Detections] = []
     figures = measure(model, unseen, 8, report, collect=lambda index, detections: found.append(detections))
-    _write(output / "evaluation.json", figures.to_json() + "\n")
+    write_text(output / "evaluation.json", figures.to_json() + "\n")
     _draw(unseen, found, output)
     _tell(report, figures, output, result.seconds, time.monotonic() - began)
 
@@ -118,7 +119,7 @@ def _clear(output: Path) -> None:
         except OSError as e:
             raise WriteError(f"Cannot clear {os_reason(output, e)}.") from None
     output_folder(output)
-    _write(output / MARKER, "A later demo may clear this folder.\n")
+    write_text(output / MARKER, "A later demo may clear this folder.\n")
 
 
 def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
@@ -137,13 +138,6 @@ def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
         contact_sheet(pairs[:6], columns=2).save(output / "predictions.png")
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(output, e)}.") from None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
 
 
 def _tell(report: Reporter, figures: EvaluationResult, output: Path, training: float, total: float) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, reporter
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, output_file, reporter
 from maskrcnn.data.open import open_dataset
-from maskrcnn.errors import DatasetError, WriteError, os_reason
 from maskrcnn.evaluation import evaluate as measure
+from maskrcnn.files import write_text
 
 
 def evaluate(
@@ -34,28 +34,24 @@ def evaluate(
     device: Device = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Measure box and mask AP, as COCO does.
 
     \b
     Example:
       maskrcnn evaluate runs/photos/best.safetensors photos/ --split val
+
+    An image that cannot be read is named and left out; the exit status is 1 then.
     """
+    if output is not None:
+        output_file(output)
     model = load_on(weights, device, overrides)
     dataset = open_dataset(data, split, images, masks=model.config.masks)
-    if dataset.class_names != model.config.class_names:
-        raise DatasetError(
-            f"{data} has the classes {', '.join(dataset.class_names)}; "
-            f"{weights} knows {', '.join(model.config.class_names)}."
-        )
     result = measure(model, dataset, batch_size, reporter(quiet))
-    if output is not None:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(result.to_json() + "\n", encoding="utf-8")
-        except OSError as e:
-            raise WriteError(f"Cannot write {os_reason(output, e)}.") from None
     if as_json:
         typer.echo(result.to_json())
     else:
         Console().print(result)
+    if output is not None:
+        write_text(output, result.to_json() + "\n")
+    return 1 if result.num_images < len(dataset) else 0

@@ -14,6 +14,7 @@ from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
 from maskrcnn.errors import DatasetError, ImageFileError, InputError, WriteError, counted, os_reason
 from maskrcnn.evaluation import coco_results
+from maskrcnn.files import write_text
 from maskrcnn.images import image_files, load_image
 
 RESULTS = "detections.json"
@@ -48,7 +49,8 @@ def predict(
 
     Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
     in pixels of the photo; masks as RLE; image_id is the file's path unless --annotations gives ids).
-    A file that cannot be read is named and left out; the exit status is 1 then.
+    A file that cannot be read is named and left out; the exit status is 1 then. For evaluation tools take
+    --threshold 0, since a detection of any score counts there.
     """
     if color_by not in ("instance", "class"):
         raise InputError(f"--color-by must be instance or class; got {color_by!r}.")
@@ -63,21 +65,23 @@ def predict(
     results: list[dict[str, Any]] = []
     broken = 0
     taken: set[str] = set()
-    with report.bar("predicting", len(files)) as bar:
-        for path, image_id in zip(files, image_ids, strict=True):
-            try:
-                image = load_image(path)
-            except ImageFileError as e:
-                report.warn(f"{e} It is left out.")
-                broken += 1
-                bar.advance()
-                continue
-            found = model.predict(image, threshold)[0]
-            results += coco_results(found, image_id, category_ids)
-            if pictures:
-                _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
-            bar.advance(f"{path.name}: {counted(len(found), 'object')}")
-    _write(output / RESULTS, json.dumps(results))
+    try:
+        with report.bar("predicting", len(files)) as bar:
+            for path, image_id in zip(files, image_ids, strict=True):
+                try:
+                    image = load_image(path)
+                except ImageFileError as e:
+                    report.warn(f"{e} It is left out.")
+                    broken += 1
+                    bar.advance()
+                    continue
+                found = model.predict(image, threshold)[0]
+                results += coco_results(found, image_id, category_ids)
+                if pictures:
+                    _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
+                bar.advance(f"{path.name}: {counted(len(found), 'object')}")
+    finally:  # also of a run that is stopped
+        write_text(output / RESULTS, json.dumps(results) + "\n")
     summary = {
         "images": len(files) - broken,
         "unreadable": broken,
@@ -109,9 +113,9 @@ def _ids(annotations: Path | None, class_names: tuple[str, ...]) -> tuple[dict[s
         return {}, None
     data = read_json(annotations)
     try:
-        images = {str(image["file_name"]): image["id"] for image in data["images"]}
+        images = {str(image["file_name"]).replace("\\", "/"): image["id"] for image in data["images"]}
         categories = {str(c["name"]): int(c["id"]) for c in data["categories"]}
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise DatasetError(f"{annotations} is not COCO JSON with images and categories.") from None
     unknown = [name for name in class_names if name not in categories]
     if unknown:
@@ -120,10 +124,12 @@ def _ids(annotations: Path | None, class_names: tuple[str, ...]) -> tuple[dict[s
 
 
 def _image_id(path: Path, ids: dict[str, Any], annotations: Path | None) -> Any:
+    """Return the id of the file that ends like the path, the longest such name first."""
     if annotations is None:
         return str(path)
-    for length in range(1, len(path.parts) + 1):
-        name = "/".join(path.parts[-length:])
+    parts = path.absolute().parts
+    for first in range(len(parts)):
+        name = "/".join(parts[first:])
         if name in ids:
             return ids[name]
     raise DatasetError(f"{annotations} has no image called {path.name}.")
@@ -139,12 +145,5 @@ def _save_picture(picture: Any, folder: Path, source: Path, taken: set[str]) -> 
     path = folder / f"{name}.png"
     try:
         picture.save(path)
-    except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(path, e)}.") from None

@@ -16,6 +16,7 @@ from maskrcnn.config import Config, checked
 from maskrcnn.data.open import open_dataset
 from maskrcnn.errors import ConfigError, counted
 from maskrcnn.model import MaskRCNN
+from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions
 from maskrcnn.training import train as run_training
 from maskrcnn.weights import load
@@ -94,6 +95,8 @@ def train(
     validation images), log.jsonl, tensorboard/ and checkpoint.safetensors, from which --resume continues.
     """
     changes = parse_overrides(overrides)
+    if weights is None and "class_names" in changes:
+        raise ConfigError("class_names cannot be set: a new network learns the classes of the data.")
     loaded = None if weights is None else load(weights, overrides=changes)
     masks = changes.get("masks", True) if loaded is None else loaded.config.masks
     training_set = open_dataset(data, "train", images, masks=masks, keep_empty=keep_empty)
@@ -107,13 +110,12 @@ def train(
         "flip": flip, "workers": workers, "seed": seed, "evaluate_every": evaluate_every, "save_every": save_every,
     }  # fmt: skip
     options = checked(TrainOptions, settings)
-    torch.manual_seed(seed)  # for random weights
+    report = reporter(quiet)
     names = training_set.class_names
-    model = loaded or MaskRCNN(Config.preset(preset, class_names=names, overrides=changes))
+    model = loaded or _from_random_weights(preset, names, changes, seed, report)
     if model.config.class_names != names:
         known = ", ".join(model.config.class_names)
         raise ConfigError(f"{weights} knows the classes {known}; the data has {', '.join(names)}.")
-    report = reporter(quiet)
     report.say(
         f"{bold(counted(len(training_set), 'image'))} to train on, {bold(len(validation_set or ()))} to evaluate "
         f"on; {counted(len(names), 'class')}. Learning rate {options.learning_rate:g} for "
@@ -133,3 +135,25 @@ def train(
         f"Weights: {bold(result.best)}\n"
         f"Next: maskrcnn predict {escape(str(result.best))} PHOTOS -o found"
     )
+
+
+def _from_random_weights(
+    preset: str, class_names: tuple[str, ...], changes: dict[str, Any], seed: int, report: Reporter
+) -> MaskRCNN:
+    """Return a new network.
+
+    The presets are the papers' networks, whose backbones come trained: early stages and norms are frozen. From
+    random weights all of it is trained, with GroupNorm (He et al. 2018, Rethinking ImageNet Pre-training), unless
+    `changes` say otherwise.
+    """
+    config = Config.preset(preset, class_names=class_names, overrides=changes)
+    learn: dict[str, Any] = {"backbone.frozen_stages": 0}
+    if config.backbone.norm in ("none", "frozen_batch"):
+        learn["backbone.norm"] = "group"
+    learn = {key: value for key, value in learn.items() if key not in changes and "backbone" not in changes}
+    changed = config.replace(learn)
+    if changed != config:
+        told = " ".join(f"--set {key}={value}" for key, value in learn.items())
+        report.say(f"From random weights the whole backbone is trained, as by {told}.")
+    torch.manual_seed(seed)
+    return MaskRCNN(changed)

@@ -89,7 +89,11 @@ def read_coco(path: Path, masks: bool = True) -> CocoFile:
         except AnnotationError as fault:
             problems.append(f"{name}: {fault}.")
     if problems and not any(objects):
-        hint = " For boxes without masks pass masks=False." if "has no segmentation" in problems[0] else ""
+        hint = (
+            " For boxes without masks pass masks=False; on the command line, --set masks=false."
+            if "has no segmentation" in problems[0]
+            else ""
+        )
         raise DatasetError(f"{path}: none of the {len(problems)} annotations is usable. {problems[0]}{hint}")
     return CocoFile(images, objects, class_names, category_ids, problems)
 

@@ -35,6 +35,7 @@ class CocoEvaluator:
 
     Images are named by their index in the data set, and only those that were added count. Adding one
     again replaces what was there, so a sampler that repeats images to fill the last batch does no harm.
+    Between equal scores the order of the annotation file's image ids decides, as in pycocotools.
 
     Example:
         >>> from maskrcnn.data import ShapesDataset
@@ -55,6 +56,7 @@ class CocoEvaluator:
         self.masks = masks
         self._truth: dict[int, _Truth] = {}
         self._found: dict[int, list[Entry]] = {}
+        self._rank: dict[int, int] = {}
 
     @classmethod
     def from_dataset(cls, dataset: Labelled, masks: bool = True) -> CocoEvaluator:
@@ -109,6 +111,7 @@ class CocoEvaluator:
         """Take over what another evaluator was given, as when several processes share a data set."""
         self._truth |= other._truth
         self._found |= other._found
+        self._rank |= other._rank
 
     def clear(self) -> None:
         """Forget all detections and keep the ground truth, for the next epoch."""
@@ -136,6 +139,8 @@ class CocoEvaluator:
     def _take(self, ground_truth: dict[str, Any]) -> None:
         """Take a COCO dictionary whose images are in the order of the data set."""
         places = {image["id"]: index for index, image in enumerate(ground_truth["images"])}
+        by_id = sorted(places, key=lambda image_id: (isinstance(image_id, str), image_id))
+        self._rank = {places[image_id]: rank for rank, image_id in enumerate(by_id)}
         for index, image in enumerate(ground_truth["images"]):
             self._truth[index] = _Truth((image["height"], image["width"]), [])
         labels = {c["id"]: k for k, c in enumerate(ground_truth["categories"])}
@@ -180,7 +185,7 @@ class CocoEvaluator:
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": index,
+                        "image_id": self._rank.get(index, index),
                         "category_id": o["label"],
                         "bbox": o["bbox"],
                         "score": o.get("score"),
@@ -191,7 +196,10 @@ class CocoEvaluator:
                 )
         coco = COCO()
         coco.dataset = {
-            "images": [{"id": i, "height": t.image_size[0], "width": t.image_size[1]} for i, t in truth.items()],
+            "images": [
+                {"id": self._rank.get(i, i), "height": t.image_size[0], "width": t.image_size[1]}
+                for i, t in truth.items()
+            ],
             "annotations": annotations,
             "categories": [{"id": k, "name": name} for k, name in enumerate(self.class_names)],
         }
@@ -204,7 +212,7 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Return detections in COCO's results format, ready for JSON.
 
-    Boxes are (x, y, width, height) in the original photo, to a hundredth of a pixel; masks are
+    Boxes are (x, y, width, height) in the original photo, to a ten-thousandth of a pixel; masks are
     compressed RLE.
 
     Args:
@@ -215,8 +223,8 @@ def coco_results(
     results = []
     for entry in _entries(detections, masks=detections.masks is not None):
         label = entry.pop("label")
-        entry["bbox"] = [round(v, 2) for v in entry["bbox"]]
-        entry["score"] = round(entry["score"], 5)
+        entry["bbox"] = [round(v, 4) for v in entry["bbox"]]
+        entry["score"] = round(entry["score"], 7)
         category_id = label + 1 if category_ids is None else category_ids[label]
         results.append({"image_id": image_id, "category_id": category_id, **entry})
     return results

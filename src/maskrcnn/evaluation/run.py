@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
-from maskrcnn.errors import ImageFileError
+from maskrcnn.errors import DatasetError, ImageFileError
 from maskrcnn.evaluation.coco_ap import CocoEvaluator
 from maskrcnn.evaluation.result import EvaluationResult
 from maskrcnn.progress import Bar, Reporter
@@ -27,7 +32,8 @@ def evaluate(
 
     All detections that the configuration lets through count (`box.score_threshold`,
     `box.detections_per_image`), as COCO's rules want. An image that cannot be read is named and left
-    out, truth and all. The model's train or eval mode is left as it was.
+    out, truth and all. A network may know more classes than the data, as torchvision's weights do: what it finds
+    of those is left aside. The model's train or eval mode is left as it was.
 
     Args:
         model: the network.
@@ -35,10 +41,14 @@ def evaluate(
         batch_size: images that go through the network together.
         reporter: shows progress; nothing is shown by default.
         collect: is given every image's index and detections as they come.
+
+    Raises:
+        DatasetError: the data has a class that the network does not know, or no image can be read.
     """
     reporter = reporter or Reporter(quiet=True)
     known = hasattr(dataset, "coco_ground_truth")
-    names, masks = model.config.class_names, model.config.masks
+    names, masks = getattr(dataset, "class_names", model.config.class_names), model.config.masks
+    place = _places(model.config.class_names, names)
     evaluator = CocoEvaluator.from_dataset(dataset, masks) if known else CocoEvaluator(names, masks)  # type: ignore[arg-type]
     items: Any = dataset if known else CheckedDataset(dataset, names, masks)
     with reporter.bar("evaluating", len(dataset)) as bar:
@@ -46,13 +56,33 @@ def evaluate(
             read = _read(items, range(start, min(start + batch_size, len(dataset))), reporter, bar)
             found = model.predict([image for image, _ in read.values()], 0.0, batch_size) if read else []
             for (index, (image, target)), detections in zip(read.items(), found, strict=True):
+                detections = _relabelled(detections, place, names)
                 if not known:
                     evaluator.add_target(index, target, (image.shape[0], image.shape[1]))
                 evaluator.add(index, detections)
                 if collect is not None:
                     collect(index, detections)
                 bar.advance()
-    return evaluator.result()
+    result = evaluator.result()
+    if len(dataset) and not result.num_images:
+        raise DatasetError("No image of the data to evaluate on can be read.")
+    return result
+
+
+def _places(known: Sequence[str], names: Sequence[str]) -> Int64[Tensor, " K"]:
+    """Return for each label of the network the label of the same name in the data, −1 where there is none."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DatasetError(
+            f"The data has classes that the network does not know: {', '.join(unknown)}. It knows {', '.join(known)}."
+        )
+    labels = {name: k for k, name in enumerate(names)}
+    return torch.tensor([labels.get(name, -1) for name in known])
+
+
+def _relabelled(detections: Detections, place: Int64[Tensor, " K"], names: Sequence[str]) -> Detections:
+    labels = place[detections.labels]
+    return replace(detections, labels=labels, class_names=tuple(names))[labels >= 0]
 
 
 def _read(items: Any, indices: Sequence[int], reporter: Reporter, bar: Bar) -> dict[int, Any]:

@@ -153,9 +153,11 @@ class _Run:
                     bar.advance(_shown(record))
                     self._after_step(done, log)
             except (KeyboardInterrupt, MaskRCNNError) as e:
-                if not isinstance(e, (NonFiniteLossError, WriteError)):  # of those the last checkpoint is better
+                # After a bad loss or on a full disk the checkpoint of before is the better one.
+                if done > start and not isinstance(e, (NonFiniteLossError, WriteError)):
                     with interrupts_held_back():
                         self._save(done)
+                    self.reporter.say(f"Saved after step {done} of {self.total}; resuming continues from there.")
                 raise
         return TrainResult(self.folder, self.total, time.monotonic() - started, self.evaluation)
 
