@@ -84,11 +84,7 @@ class MaskRCNN(nn.Module):
         Raises:
             InputError: images or targets have another shape or type, or do not fit each other.
         """
-        images = ImageBatch.of(images, self.config.image)
-        if targets is not None:
-            check_batch(targets, images, self.config.num_classes, self.config.masks)
-        if is_recording():
-            stage("image", images.tensor), stage("image_meta", images.meta(self.config.num_classes))
+        images = self._checked(images, targets)
         features = self.fpn(self.backbone(images.tensor))  # 1 backbone
         rpn = self.rpn(features, images)  # 2 RPN
         proposals = self.rpn.propose(rpn, images, training=targets is not None)
@@ -168,6 +164,15 @@ class MaskRCNN(nn.Module):
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return next(self.parameters()).dtype
+
+    def _checked(self, images: Tensor | ImageBatch, targets: TargetBatch | None) -> ImageBatch:
+        batch = ImageBatch.of(images, self.config.image)
+        if targets is not None:
+            check_batch(targets, batch, self.config.num_classes, self.config.masks)
+        if is_recording():
+            stage("image", batch.tensor)
+            stage("image_meta", batch.meta(self.config.num_classes))
+        return batch
 
     def _pyramid(self, features: Mapping[str, Float[Tensor, "N C _H _W"]]) -> FlatPyramid:
         """Return the levels that RoIs are cut from: all but p6."""

@@ -43,6 +43,10 @@ def gaps(contents):
         found["category_id"] = found["category_id"] ** 2 * 100
 
 
+def nothing(contents):
+    contents["annotations"] = []
+
+
 def wide(contents):
     contents["images"][1]["width"] = 99
 
@@ -60,6 +64,7 @@ STOPS = {
     "an image id twice": (repeat("images"), "{file}: images[0] and images[4] have the same id 1; it must be unique."),
     "an annotation id twice": (repeat("annotations"), "have the same id 1; it must be unique."),
     "a category id twice": (repeat("categories"), "{file}: categories[0] and categories[3] have the same id 1"),
+    "no object": (nothing, "{file}: no image has an object to learn from."),
     "a size that is not the image's": (wide, "is 64 × 64 pixels, but {file} says 99 × 64"),
 }
 LEFT_OUT = {

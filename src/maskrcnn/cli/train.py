@@ -13,8 +13,9 @@ from rich.markup import escape
 
 from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, parse_overrides, reporter
 from maskrcnn.config import Config, checked
+from maskrcnn.data import CocoDataset
 from maskrcnn.data.open import open_dataset
-from maskrcnn.errors import ConfigError, counted
+from maskrcnn.errors import ConfigError, DatasetError, counted
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions
@@ -101,6 +102,8 @@ def train(
     masks = changes.get("masks", True) if loaded is None else loaded.config.masks
     training_set = open_dataset(data, "train", images, masks=masks, keep_empty=keep_empty)
     validation_set = open_dataset(validation or data, "val", images, masks=masks, optional=validation is None)
+    if isinstance(training_set, CocoDataset) and not training_set.num_objects:
+        raise DatasetError(f"{training_set.annotation_file}: no image has an object to learn from.")
     adamw_rate = DEFAULT.learning_rate if weights is None else DEFAULT.learning_rate / 10
     default_rate = adamw_rate if optimizer == "adamw" else 0.00125 * max(batch_size, 1)
     settings: dict[str, Any] = {

@@ -85,6 +85,11 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         found = self._drawn(index)
         return pixels, self._target(image, [o for o, _ in found], [rle for _, rle in found])
 
+    @property
+    def num_objects(self) -> int:
+        """How many objects all images have, crowd regions not counted."""
+        return sum(not o.crowd for found in self._objects for o in found)
+
     def image_path(self, index: int) -> Path:
         """Return the path of image `index`."""
         return image_path(self.images_folder, self._images[index].file_name)
