@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ HERE = Path(__file__).parent
 TOLERANCE = {"train": 0.25}
 """Relative differences of figures that are let pass; training draws its own samples."""
 USUAL_TOLERANCE = 0.01
+
+PAUSE = 0.2
+"""Seconds before each run, in which the threads of the side that ran before stop spinning in wait for more work."""
 
 DESCRIPTIONS = {
     "network-1": "network, 800 × 1088, batch 1",
@@ -90,9 +94,12 @@ def measure(case: str, sides: list[tuple[str, str]], file: str, repeats: int, th
             started.append(running[-1].answer())
         if len(running) == 2:
             compare(case, *(s["figures"] for s in started))
-        for _ in range(repeats):
+        for turn in range(repeats + 1):
             for side in running:
-                side.times.append(side.answer("run")["seconds"])
+                time.sleep(PAUSE)
+                seconds = side.answer("run")["seconds"]
+                if turn:  # in the first turn the sides learn how often to run
+                    side.times.append(seconds)
         results = [
             {
                 "seconds": statistics.median(side.times),

@@ -98,22 +98,28 @@ def _overlapping_pairs(
 ) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
     """Return (better, worse) indices of all pairs within a segment whose IoU exceeds `threshold`.
 
-    IoU is at most the common width over the wider box's width. So with x1_i ≤ x1_j, IoU > t needs
-    x1_j < x2_i − t · width_i: a short run after i in the order of x1.
+    IoU is at most that of the boxes' extents along one axis, and this needs centres nearer than
+    (side_i + side_j) / 2 · (1 − t) / (1 + t), where neither side is longer than the other's t-th part.
+    So of the boxes in the order of their centres in x, each can meet a short run of those after it, and among
+    these only what is near in y as well.
     """
-    width = (boxes[:, 2] - boxes[:, 0]).double()
-    stride = (boxes[:, 2].max() - boxes[:, 0].min()).double() + 1 if len(boxes) else 1.0
-    position = boxes[:, 0].double() + segments * (2 * stride)
-    position, order = position.sort()
-    reach = position + ((1 - threshold) * width.clamp(min=0))[order] + 1e-3
-    runs = torch.searchsorted(position, reach, right=True) - torch.arange(1, len(boxes) + 1, device=boxes.device)
+    centre, side = ((boxes[:, 2:] + boxes[:, :2].double()) / 2).unbind(1), (boxes[:, 2:] - boxes[:, :2]).double()
+    side = side.clamp(min=0) * ((1 - threshold) / (1 + threshold) / 2 * 1.0001)
+    width, height = side.unbind(1)
+    widest = width.max() if len(boxes) else 0.0
+    stride = boxes[:, 2].max() - boxes[:, 0].min() + 1 if len(boxes) else 1.0
+    position, order = (centre[0] + segments * (2 * stride)).sort()
+    reach = (width + (width / max(threshold, 1e-6)).clamp(max=widest))[order] + 1e-3
+    after = torch.arange(1, len(boxes) + 1, device=boxes.device, dtype=torch.int32)
+    runs = torch.searchsorted(position, position + reach, right=True, out_int32=True) - after
     first = torch.repeat_interleave(runs)
-    second = torch.arange(len(first), device=boxes.device) - (runs.cumsum(0) - runs)[first] + first + 1
-    y1, y2 = (boxes[:, k].index_select(0, order) for k in (1, 3))
-    top, bottom = y1.index_select(0, first), y2.index_select(0, first)
-    common = torch.minimum(bottom, y2.index_select(0, second)).sub_(torch.maximum(top, y1.index_select(0, second)))
-    near = (common > bottom.sub_(top).mul_(0.9999 * threshold)).nonzero()[:, 0]  # the same bound in y
-    first, second = order[first[near]], order[second[near]]
-    over = box_ops.iou(boxes[first, None], boxes[second, None])[:, 0, 0] > threshold
-    first, second = first[over], second[over]
+    begin = after - (runs.cumsum(0, dtype=torch.int32) - runs)
+    second = torch.arange(len(first), device=boxes.device, dtype=torch.int32) + begin.index_select(0, first)
+    y, height = centre[1].index_select(0, order), height.index_select(0, order)
+    distance = (y.index_select(0, first) - y.index_select(0, second)).abs_()
+    near = (distance <= height.index_select(0, first) + height.index_select(0, second) + 1e-3).nonzero()[:, 0]
+    first, second = (order.index_select(0, pair.index_select(0, near)) for pair in (first, second))
+    one, other = (boxes.index_select(0, pair)[:, None] for pair in (first, second))
+    over = (box_ops.iou(one, other)[:, 0, 0] > threshold).nonzero()[:, 0]
+    first, second = first.index_select(0, over), second.index_select(0, over)
     return torch.minimum(first, second), torch.maximum(first, second)
