@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from cli_words import words
 from PIL import Image
+from safetensors.torch import load_file
 
 import maskrcnn
 from maskrcnn.cli import demo as module
