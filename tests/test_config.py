@@ -119,7 +119,7 @@ def test_unknown_key_inside_a_section() -> None:
         ("backbone.frozen_stages", 6, "backbone.frozen_stages should be less than or equal to 5; got 6."),
         ("roi_align.sampling_ratio", -1, "roi_align.sampling_ratio should be greater than or equal to 0; got -1."),
         ("box.detections_per_image", 0, "box.detections_per_image should be greater than or equal to 1; got 0."),
-        ("class_names", "cat", "class_names should be a valid tuple; got 'cat'."),
+        ("class_names", "cat", "class_names should be a list; got 'cat'."),
         ("image.min_size", 2000, "image: min_size must not exceed max_size; got 2000 and 1024."),
         (
             "rpn.matching.negative_iou",
@@ -186,7 +186,7 @@ def test_a_field_without_default_that_is_missing() -> None:
 
 
 def test_one_name_is_not_taken_for_its_letters() -> None:
-    with pytest.raises(ConfigError, match="class_names should be a valid tuple; got 'cat'"):
+    with pytest.raises(ConfigError, match=r"class_names must be a list of names, as \['cat'\]; got 'cat'"):
         Config.preset(class_names="cat")
 
 

@@ -303,9 +303,13 @@ def test_batch_norm_behind_roi_align_keeps_its_statistics(preset, field, part):
         (torch.zeros(1, 3, 96, 128, dtype=torch.uint8), "normalised floating point; got torch.uint8"),
         (torch.zeros(1, 3, 100, 128), "multiples of 32.*got 100 × 128"),
         (torch.zeros(0, 3, 96, 128), "at least one image; got none"),
-        (torch.rand(1, 3, 96, 128) * 255, r"must be normalised, to about -2.1 … 2.6; got values up to 25\d.*0 to 255"),
+        (
+            torch.rand(1, 3, 96, 128) * 255,
+            r"normalised, to about -2.1 … 2.6; got values from 0.*to 25\d.*0 to 255",
+        ),
+        (torch.full((1, 3, 96, 128), float("nan")), "got values from nan to nan"),
     ],
-    ids=["no batch", "one channel", "channels last", "uint8", "not a multiple", "none", "0 to 255"],
+    ids=["no batch", "one channel", "channels last", "uint8", "not a multiple", "none", "0 to 255", "NaN"],
 )
 def test_unprepared_images_are_refused(images, message):
     with pytest.raises(InputError, match=message):

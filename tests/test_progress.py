@@ -30,7 +30,8 @@ def test_a_terminal_gets_a_bar_with_its_text_below(told):
     assert "2/2" in shown()
     assert "left" in shown()
     assert "loss 0.5" in shown()
-    assert "loss 0.5" not in [line for line in last.splitlines() if "2/2" in line]
+    [line] = [line for line in last.splitlines() if "2/2" in line]
+    assert "loss 0.5" not in line
 
 
 def test_a_long_text_is_cut_and_the_bar_is_whole(told):

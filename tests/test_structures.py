@@ -82,6 +82,39 @@ def test_a_number_of_any_kind_picks_one(index: Any) -> None:
     assert numbers(detections()[index]) == [2]
 
 
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (slice(None, None, -1), [3, 2, 1, 0]),
+        (np.array([3, 1])[::-1], [1, 3]),
+        (np.array([]), []),
+        (np.array([2, 0], np.uint8), [2, 0]),
+        (torch.tensor([2, 0], dtype=torch.uint8), [2, 0]),
+        (range(1, 3), [1, 2]),
+        ([True, False, False, True], [0, 3]),
+        ([-1], [3]),
+    ],
+    ids=["backwards", "strided", "nothing", "uint8", "uint8 tensor", "range", "mask", "from the end"],
+)
+def test_indices_of_many_kinds(index: Any, expected: list[int]) -> None:
+    assert numbers(detections()[index]) == expected
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (4, "detection 4 of 4"),
+        ([0, -5], "detection -5 of 4"),
+        (np.array([0.5]), "picked by whole numbers; got torch.float64"),
+        (torch.ones(3, dtype=torch.bool), r"a mask of \[3\] for 4 detections"),
+        (True, r"a mask of \[\] for 4 detections"),
+    ],
+)
+def test_indices_that_are_none(index: Any, said: str) -> None:
+    with pytest.raises(IndexError, match=said):
+        detections()[index]
+
+
 def test_detections_compare_by_identity() -> None:
     found = detections()
     assert found == found and found != detections()

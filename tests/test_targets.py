@@ -213,6 +213,16 @@ BAD_BATCHES: dict[str, tuple[Any, str]] = {
         padded(masks=torch.zeros(2, 4, 480, 640, dtype=torch.bool)),
         r"masks must be \[2, 4, 64, 96\], the size of the padded images; got \[2, 4, 480, 640\]",
     ),
+    "float labels": (padded(labels=torch.zeros(2, 4)), "labels must be torch.int64; got torch.float32"),
+    "masks of 0 and 255": (
+        padded(masks=torch.zeros(2, 4, 64, 96, dtype=torch.uint8)),
+        "masks must be torch.bool; got torch.uint8",
+    ),
+    "box inverted": (
+        padded(boxes=torch.tensor([9.0, 9, 2, 20]).expand(2, 4, 4)),
+        r"boxes\[0, 0\] must satisfy x1 < x2 and y1 < y2; got \(9, 9, 2, 20\)\. If this is",
+    ),
+    "box with NaN": (padded(boxes=torch.tensor([NAN, 9, 20, 20]).expand(2, 4, 4)), r"got \(nan, 9, 20, 20\)"),
     "no masks": (padded(masks=torch.zeros(2, 4, 0, 0, dtype=torch.bool)), "the size of the padded images"),
     "label K": (padded(labels=label(3, 0)), r"labels\[1, 0\] must be 0 to 2 for 3 classes; got 3. Labels are 0-based"),
     "label -1": (padded(labels=label(-1, 1)), r"labels\[1, 1\] must be .*; got -1. .* Leave the object out"),

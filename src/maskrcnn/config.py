@@ -291,6 +291,7 @@ class Config(Fields):
         name: str = "resnet101-fpn",
         *,
         class_names: Sequence[str],
+        masks: bool = True,
         overrides: Mapping[str, Any] | None = None,
     ) -> Config:
         """Return a named starting point, with dotted fields changed by `overrides`.
@@ -306,11 +307,12 @@ class Config(Fields):
         from maskrcnn.presets import PRESETS
 
         if name not in PRESETS:
-            raise ConfigError(
-                f"Unknown preset {name!r}.{did_you_mean(name, list(PRESETS))} There are: {', '.join(PRESETS)}."
-            )
-        names = class_names if isinstance(class_names, str) else tuple(class_names)  # "cat" is refused
-        return cls.build({**PRESETS[name], "class_names": names}).replace(overrides or {})
+            hint = did_you_mean(name.lower(), list(PRESETS))
+            raise ConfigError(f"Unknown preset {name!r}.{hint} There are: {', '.join(PRESETS)}.")
+        if isinstance(class_names, str):
+            raise ConfigError(f"class_names must be a list of names, as [{class_names!r}]; got {class_names!r}.")
+        values = {**PRESETS[name], "class_names": tuple(class_names), "masks": masks}
+        return cls.build(values).replace(overrides or {})
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Config:
@@ -389,7 +391,7 @@ def _readable(section: type[Fields], error: Any, where: str) -> str:
         return f"{dotted + ': ' if dotted else ''}{error['ctx']['error']}."
     if error["type"] == "missing":
         return f"The configuration lacks {dotted!r}."
-    rule = error["msg"].removeprefix("Input ").removesuffix(".")
+    rule = error["msg"].removeprefix("Input ").removesuffix(".").replace("a valid tuple", "a list")
     got = error["input"]
     return f"{dotted or 'The configuration'} {rule}; got {got!r}."
 

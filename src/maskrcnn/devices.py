@@ -25,5 +25,8 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise InputError(f"The device {name!r} cannot be used here: {str(e).splitlines()[0]}") from None
+        reason = str(e).splitlines()[0]
+        if "Expected one of" in reason:
+            reason = "it is none of cpu, cuda, cuda:1 … and mps."
+        raise InputError(f"The device {name!r} cannot be used here: {reason}") from None
     return device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 
 class MaskRCNNError(Exception):
@@ -50,7 +50,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def os_reason(path: str | Path, error: OSError) -> str:
+def os_reason(path: str | os.PathLike[str], error: OSError) -> str:
     """Return the system's reason for a failed file operation, without Python's decoration."""
     return f"{path}: {error.strerror or error}"
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from maskrcnn.errors import WriteError, os_reason
+from maskrcnn.errors import MaskRCNNError, WriteError, os_reason
 
-SUFFIX = ".tmp"
+PREFIX, SUFFIX = ".maskrcnn-", ".tmp"
 
 
 @contextmanager
@@ -19,7 +19,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path to write to; what is there after the block takes the place of `path`.
 
     It lies in a hidden folder beside `path`, which a process killed in the block leaves behind; see
-    `clear_leftovers`. An existing file stays until the new one is complete.
+    `clear_leftovers`. An existing file stays until the new one is complete, which then has its mode. A link is
+    followed, and what is no file, as a device, is written to as it is.
 
     Raises:
         WriteError: the folder cannot be written, or the disk is full.
@@ -31,19 +32,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [p.name for p in folder.iterdir()]
         ['figures.json']
     """
-    path = Path(path)
+    shown, path = path, Path(os.path.realpath(path))
     hidden = None
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX))
+        hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX, suffix=SUFFIX))
         new = hidden / path.name
         yield new
         with open(new, "rb+") as written:
             os.fsync(written.fileno())
-        os.chmod(new, 0o666 & ~_umask())  # some writers make files for the owner alone
+        os.chmod(new, _mode(path, hidden))
         os.replace(new, path)
+    except MaskRCNNError:
+        raise
     except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(path, e)}. What was there before is unchanged.") from None
+        raise WriteError(f"Cannot write {os_reason(shown, e)}. What was there before is unchanged.") from None
     finally:
         if hidden is not None:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -55,13 +61,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         new.write_text(text, encoding="utf-8")
 
 
-def clear_leftovers(path: Path) -> None:
-    """Remove what processes killed while they wrote `path` have left."""
-    for hidden in path.parent.glob(f".{path.name}.*{SUFFIX}"):
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes killed while they wrote into a folder have left."""
+    for hidden in folder.glob(f"{PREFIX}*{SUFFIX}"):
         shutil.rmtree(hidden)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _mode(path: Path, hidden: Path) -> int:
+    """Return the mode of the file that is replaced, or that of any new one: some writers make private files."""
+    if not path.exists():
+        path = hidden / "any"
+        path.touch()
+    return path.stat().st_mode & 0o777

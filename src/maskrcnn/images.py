@@ -77,7 +77,7 @@ def load_image(source: ImageLike, name: str = "image") -> UInt8[np.ndarray, "H W
 
 def _load_file(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     if path.is_dir():
-        raise ImageFileError(f"{path}: is a folder, not an image; list its pictures with image_files.")
+        raise ImageFileError(f"{path}: is a folder, not an image; maskrcnn.images.image_files lists its pictures.")
     try:
         with path.open("rb") as f:
             head = f.read(32)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from maskrcnn.backbones import FPN, VGG, ResNet, SingleScale, Stage
 from maskrcnn.config import Config, ResNetConfig
+from maskrcnn.errors import ConfigError
 from maskrcnn.heads import BoxHead, MaskHead, SampledRoIs
 from maskrcnn.heads.box import Found, of_class
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
@@ -48,6 +49,10 @@ class MaskRCNN(nn.Module):
     """
 
     def __init__(self, config: Config) -> None:
+        if not isinstance(config, Config):
+            raise ConfigError(
+                f"MaskRCNN takes a Config; got {type(config).__name__}. Config.preset(name, class_names=[…]) makes one."
+            )
         super().__init__()
         self.config = config
         c4_network = config.fpn is None and isinstance(config.backbone, ResNetConfig)
@@ -228,7 +233,7 @@ class MaskRCNN(nn.Module):
         for module in self._frozen():
             module.eval()
         heads = [self.stage5, self.box_head, *([self.mask_head] if self.config.masks else [])]
-        for module in (m for head in heads for m in head.modules() if isinstance(m, nn.BatchNorm2d)):
+        for module in (m for head in heads for m in head.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
             module.eval()
         return self
 

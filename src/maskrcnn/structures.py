@@ -15,8 +15,7 @@ Boxes are always (x1, y1, x2, y2), absolute pixels, half-open: width = x2 − x1
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -106,11 +105,11 @@ def _check_range(tensor: Float[Tensor, "N 3 H W"], config: ImageConfig) -> None:
     extremes = [
         (v * config.pixel_scale - m) / s for v in (0, 255) for m, s in zip(config.mean, config.std, strict=True)
     ]
-    highest = float(tensor.max())
-    if highest > 10 * max(map(abs, extremes)):
+    lowest, highest = (float(v) for v in tensor.aminmax())
+    if not max(-lowest, highest) <= 10 * max(map(abs, extremes)):
         raise InputError(
-            f"images must be normalised, to about {min(extremes):.1f} … {max(extremes):.1f}; got values up to "
-            f"{highest:.4g}. They look like 0 to 255; images.prepare normalises photos."
+            f"images must be normalised, to about {min(extremes):.1f} … {max(extremes):.1f}; got values from "
+            f"{lowest:.4g} to {highest:.4g}. images.prepare normalises photos, whose values are 0 to 255."
         )
 
 
@@ -243,15 +242,9 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: SupportsIndex | slice | Tensor | np.ndarray | list[int]) -> Detections:
-        if isinstance(index, np.ndarray):
-            index = torch.from_numpy(index)
-        if not isinstance(index, (slice, list)) and getattr(index, "ndim", 0) == 0:
-            number = operator.index(index)  # also numpy's numbers and argmax's tensor
-            if not -len(self) <= number < len(self):
-                raise IndexError(f"detection {number} of {len(self)}")
-            index = [number]
-        picked = {name: _pick(getattr(self, name), index) for name in ("boxes", "labels", "scores", "masks")}
+    def __getitem__(self, index: SupportsIndex | slice | Tensor | np.ndarray | Sequence[int]) -> Detections:
+        places = _places(index, len(self))
+        picked = {name: _pick(getattr(self, name), places) for name in ("boxes", "labels", "scores", "masks")}
         return replace(self, **picked)
 
     def __iter__(self) -> Iterator[Detections]:
@@ -272,6 +265,24 @@ class Detections:
         found = ", ".join(f"{n} {s:.2f}" for n, s in zip(self.names[:5], self.scores.tolist(), strict=False))
         more = ", …" if len(self) > 5 else ""
         return f"Detections({len(self)} in {width} × {height}{': ' if found else ''}{found}{more})"
+
+
+def _places(index: Any, count: int) -> Int64[Tensor, " n"]:
+    """Return the places in a sequence of `count` that an index of any kind picks."""
+    if isinstance(index, slice):
+        return torch.arange(count)[torch.tensor(range(*index.indices(count)), dtype=torch.int64)]
+    tensor = index if isinstance(index, Tensor) else torch.from_numpy(np.array(index))
+    if tensor.dtype == torch.bool:
+        if tuple(tensor.shape) != (count,):
+            raise IndexError(f"a mask of {list(tensor.shape)} for {count} detections")
+        return tensor.nonzero()[:, 0]
+    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
+        raise IndexError(f"detections are picked by whole numbers; got {tensor.dtype}")
+    places = tensor.reshape(-1).long() if tensor.ndim < 2 else tensor.long()
+    wrong = places[(places < -count) | (places >= count)]
+    if len(wrong):
+        raise IndexError(f"detection {int(wrong[0])} of {count}")
+    return places % max(count, 1)
 
 
 def _pick(value: Shaped[Tensor, "..."] | None, index: Any) -> Any:

@@ -29,7 +29,7 @@ that count the last pixel or round differently exceed it by up to one."""
 def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bool) -> None:
     """Raise `InputError` unless a batch of targets fits its images and the network.
 
-    Labels are looked at on an eager CPU alone: elsewhere the look would have to wait for the device.
+    Values are looked at on an eager CPU alone: elsewhere the look would have to wait for the device.
     """
     count, _, height, width = images.tensor.shape
     if not isinstance(targets, TargetBatch):
@@ -53,8 +53,18 @@ def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bo
         if tuple(got.shape) != shape:
             where = ", the size of the padded images" if name == "masks" else ""
             raise InputError(f"targets.{name} must be {list(shape)}{where}; got {list(got.shape)}.")
+    types = {"boxes": torch.float32, "labels": torch.int64, "valid": torch.bool, "masks": torch.bool}
+    for name, wanted in types.items():
+        if getattr(targets, name).dtype != wanted:
+            raise InputError(f"targets.{name} must be {wanted}; got {getattr(targets, name).dtype}.")
     if torch.compiler.is_compiling() or targets.labels.device.type != "cpu":
         return
+    x1, y1, x2, y2 = targets.boxes.unbind(-1)
+    wrong = targets.valid & ~((x1 < x2) & (y1 < y2) & targets.boxes.isfinite().all(-1))
+    if wrong.any():
+        n, g = wrong.nonzero()[0].tolist()
+        got = ", ".join(f"{v:.6g}" for v in targets.boxes[n, g].tolist())
+        _refuse(f"targets.boxes[{n}, {g}]", "satisfy x1 < x2 and y1 < y2", f"got ({got})", _XYWH)
     wrong = targets.valid & ((targets.labels < 0) | (targets.labels >= num_classes))
     if wrong.any():
         n, g = wrong.nonzero()[0].tolist()

@@ -60,6 +60,7 @@ def test_a_wrong_command_line_has_status_2_and_no_traceback(run, arguments, said
         (KeyboardInterrupt(), 130, "Stopped.\n"),
         (PermissionError(13, "Permission denied", "/root/x"), 1, "Error: /root/x: Permission denied.\n"),
         (OSError(28, "No space left on device"), 1, "Error: Standard output: No space left on device.\n"),
+        (OSError(24, "Too many open files"), 1, "Error: The system: Too many open files.\n"),
         (MemoryError("8 GB"), 1, "A smaller batch size or image.max_size needs less"),
         (torch.OutOfMemoryError("CUDA out of memory.\nhint"), 1, "Error: CUDA out of memory. A smaller batch"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 GB"), 1, "A smaller batch size"),

@@ -163,7 +163,7 @@ def test_brackets_in_names_are_no_markup(train, labelled, tmp_path):
     photos = labelled.rename(tmp_path / "[red]photos")
     status, _, err = train(photos, output=tmp_path / "[bold]run")
     assert status == 0
-    assert f"Weights: {tmp_path / '[bold]run' / 'best.safetensors'}" in words(err)
+    assert f"Best weights: {tmp_path / '[bold]run' / 'best.safetensors'}" in words(err)
     (photos / "annotations" / "train.json").write_text("no")
     _, _, err = train(photos, output=tmp_path / "other")
     assert f"Error: {photos / 'annotations' / 'train.json'}: is not JSON" in words(err)

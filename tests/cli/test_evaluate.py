@@ -39,12 +39,13 @@ def test_another_split(run, weights, labelled):
     ("arguments", "said"),
     [
         (["none.safetensors", "DATA"], "There is no weights file none.safetensors."),
+        (["DATA", "WEIGHTS"], "is a folder, not a file of weights. Weights come first, then data or images."),
         (["WEIGHTS", "nowhere"], "There is no file or folder nowhere."),
         (["WEIGHTS", "DATA", "--split", "test"], "holds no annotations for 'test': no annotations/test.json."),
         (["WEIGHTS", "shapes", "--split", "trian"], "shapes has no split 'trian'"),
         (["WEIGHTS", "DATA", "--set", "box.fc_channels=64"], "does not fit: box_head.fcs.0.weight"),
     ],
-    ids=["weights", "data", "split", "split of shapes", "other shapes"],
+    ids=["weights", "swapped", "data", "split", "split of shapes", "other shapes"],
 )
 def test_wrong_arguments(run, weights, labelled, arguments, said):
     places = {"WEIGHTS": weights, "DATA": labelled}

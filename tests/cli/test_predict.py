@@ -121,6 +121,27 @@ def test_a_category_without_a_number_is_refused(predict, album, tmp_path):
     assert f"{file} is not COCO JSON with images and categories." in words(err)
 
 
+def test_a_picture_never_follows_a_link_to_a_photo(predict, album, tmp_path):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "0.png").symlink_to(album / "0.png")
+    before = (album / "0.png").read_bytes()
+    assert predict(album / "0.png")[0] == 0
+    assert (album / "0.png").read_bytes() == before
+    assert not (tmp_path / "found" / "0.png").is_symlink()
+
+
+def test_results_of_before_stay_when_nothing_was_done(predict, album, tmp_path, monkeypatch):
+    predict(album)
+    before = results(tmp_path / "found")
+
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maskrcnn.cli.predict.load_image", stop)
+    assert predict(album)[0] == 130
+    assert results(tmp_path / "found") == before
+
+
 def test_what_was_found_is_kept_when_a_picture_cannot_be_written(predict, album, tmp_path):
     (tmp_path / "found" / "1.png").mkdir(parents=True)
     status, _, err = predict(album)

@@ -238,8 +238,10 @@ def test_an_error_leaves_no_hooks(image: np.ndarray) -> None:
 
 def test_trace_is_a_mapping(full: Trace) -> None:
     assert "p2" in full and "p9" not in full
-    with pytest.raises(KeyError):
-        full["p9"]
+    with pytest.raises(KeyError, match="proposal is not in this trace. Did you mean 'proposals'"):
+        full["proposal"]
+    with pytest.raises(KeyError, match=r"Ask for it with trace\(image, stages="):
+        full["stage5.0.conv1"]
 
 
 def test_printing_gives_a_table(model: MaskRCNN, image: np.ndarray) -> None:

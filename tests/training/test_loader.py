@@ -192,7 +192,7 @@ class TestErrors:
         bad = (np.zeros((SIDE, SIDE, 3), np.uint8), {"boxes": [[1, 2, 3, 4]], "labels": [3], "masks": []})
         error = items(Named([bad]))[(0, 0)]
         assert isinstance(error, InputError)
-        assert str(error).startswith("target of photos/0.jpg.labels[0] must be 0 to 2 for 3 classes; got 3.")
+        assert str(error).startswith("photos/0.jpg: target.labels[0] must be 0 to 2 for 3 classes; got 3.")
 
     def test_a_broken_file_is_named_by_its_path(self, tmp_path):
         path = tmp_path / "broken.png"

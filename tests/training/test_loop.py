@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import maskrcnn
+from maskrcnn import MaskRCNN
 from maskrcnn.data import ShapesDataset
 from maskrcnn.errors import (
     ConfigError,
@@ -83,6 +85,13 @@ class Dying(Data):
     def __getitem__(self, index):
         assert torch.utils.data.get_worker_info() is not None
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Faulty(Data):
+    """A data set with a bug."""
+
+    def __getitem__(self, index):
+        raise RuntimeError("the shelf is empty")
 
 
 class TestLearning:
@@ -221,6 +230,37 @@ class TestDataSets:
         )
         assert result.evaluation is not None and len(losses(tmp_path)) == 1
 
+    def test_a_reading_process_that_dies_in_a_step_is_told_of(self, tmp_path, monkeypatch):
+        model, forward = tiny_model(), MaskRCNN.forward
+        readers = []
+
+        def slow(self, *given):
+            os.kill(readers[0], signal.SIGKILL)
+            time.sleep(1)  # the signal of its end comes here
+            return forward(self, *given)
+
+        class Watched(torch.utils.data.DataLoader):
+            def __iter__(self):
+                iterator = super().__iter__()
+                readers.extend(w.pid for w in iterator._workers)
+                return iterator
+
+        monkeypatch.setattr("maskrcnn.training.loader.DataLoader", Watched)
+        monkeypatch.setattr(MaskRCNN, "forward", slow)
+        with pytest.raises(DatasetError, match="A process that reads images has died"):
+            train(model, tiny_data(4), tmp_path, options(workers=1))
+
+    def test_an_error_of_the_data_set_is_its_own(self, tmp_path):
+        with pytest.raises(RuntimeError, match="the shelf is empty"):
+            train(tiny_model(), Faulty([tiny_data(1)[0]] * 2), tmp_path, options(workers=1))
+
+    def test_a_run_that_cannot_begin_leaves_the_model_as_it_was(self, tmp_path):
+        (tmp_path / "log.jsonl").mkdir()
+        model = tiny_model()
+        with pytest.raises(WriteError):
+            train(model, tiny_data(2), tmp_path, options(precision="bf16"))
+        assert "forward" not in vars(model)
+
     def test_a_reading_process_that_dies_is_told_of(self, tmp_path):
         with pytest.raises(DatasetError, match=r"A process that reads images has died, .* 0 reads the images in the"):
             train(tiny_model(), Dying([tiny_data(1)[0]] * 2), tmp_path, options(workers=1))
@@ -249,7 +289,7 @@ class TestDataSets:
     def test_a_bad_target_is_named_by_its_image(self, tmp_path, change, said, workers):
         good = {"boxes": [[10, 10, 30, 30]], "labels": [0], "masks": np.ones((1, SIDE, SIDE), bool)}
         data = Data([empty_item(), (empty_item()[0], {**good, **change})])
-        with pytest.raises(InputError, match=rf"^target of photos/1\.jpg{said}"):
+        with pytest.raises(InputError, match=rf"^photos/1\.jpg: target{said}"):
             train(tiny_model(), data, tmp_path, options(workers=workers))
 
     def test_other_classes_are_refused(self, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from maskrcnn import MaskRCNN
 from maskrcnn.errors import CheckpointError, ConfigError, InputError
+from maskrcnn.files import replacing
 from maskrcnn.training import TrainOptions, train
 from tiny import PAPERS, tiny_data, tiny_model
 
@@ -80,7 +81,7 @@ def test_killed_while_a_checkpoint_is_written(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     assert child(folder, "checkpoint", "5") == -signal.SIGKILL
     assert checkpoint_step(folder) == 6
-    [half] = folder.glob(".checkpoint.safetensors.*.tmp/checkpoint.safetensors")
+    [half] = folder.glob(".maskrcnn-*.tmp/checkpoint.safetensors")
     assert half.stat().st_size > 1000
     assert len([r for r in records(folder) if "loss" in r]) == 8, "steps 7 and 8 are to be done again"
     train_child.run(folder, resume=True)
@@ -199,6 +200,29 @@ def test_workers_and_saving_may_differ(finished):
 def test_a_folder_with_a_run_is_not_overwritten(finished):
     with pytest.raises(InputError, match=r"already holds a run\. Continue it with --resume, or choose another"):
         train(tiny_model(), tiny_data(4), finished, options())
+
+
+def test_a_refused_start_leaves_a_run_that_is_under_way_alone(finished):
+    with replacing(finished / "checkpoint.safetensors") as new:
+        with pytest.raises(InputError, match="already holds a run"):
+            train(tiny_model(), tiny_data(4), finished, options())
+        new.write_bytes((finished / "checkpoint.safetensors").read_bytes())
+    assert checkpoint_step(finished) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors"])
+def test_weights_of_an_earlier_run_are_not_overwritten(finished, tmp_path, name):
+    (tmp_path / name).write_bytes(b"old")
+    with pytest.raises(InputError, match="already holds a run"):
+        train(tiny_model(), tiny_data(4), tmp_path, options())
+    assert (tmp_path / name).read_bytes() == b"old"
+
+
+def test_a_resumed_run_keeps_no_old_checkpoint_open(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    train(tiny_model(), tiny_data(4), tmp_path / "run", options(), resume=True)
+    if Path("/proc/self/maps").exists():
+        assert "checkpoint.safetensors" not in Path("/proc/self/maps").read_text()
 
 
 def test_nothing_to_resume(tmp_path):

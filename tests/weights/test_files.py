@@ -9,6 +9,7 @@ import torch
 import maskrcnn
 from maskrcnn import Config, MaskRCNN
 from maskrcnn.errors import CheckpointError, ConfigError, WriteError
+from maskrcnn.weights import files
 
 SMALL = {"backbone.width": 8, "fpn.channels": 16, "rpn.channels": 16, "box.fc_channels": 32, "mask.channels": 16}
 
@@ -109,7 +110,17 @@ def test_files_that_are_no_weights_are_refused_by_name(case, model, tmp_path, mo
     assert not (tmp_path / "ran.txt").exists()
 
 
-def test_a_mapping_of_arrays_is_taken_as_well(model):
+def test_a_bare_state_dict_is_told_from_a_whole_file(model):
     arrays = {name: np.asarray(t) for name, t in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match="the mapping is of no known format"):
+    with pytest.raises(
+        CheckpointError, match=r"the mapping holds our tensors without .* model\.save\(path\)"
+    ):
         maskrcnn.load(arrays)
+
+
+def test_a_checkpoint_is_told_from_weights(model, tmp_path):
+    files.write_tensors(tmp_path / "c.safetensors", model.state_dict(), {files.TRAINING_KEY: "{}"})
+    with pytest.raises(
+        CheckpointError, match="checkpoint to resume a run from; its weights are in model.safetensors"
+    ):
+        maskrcnn.load(tmp_path / "c.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -80,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as e:  # a folder we may not look into, a full disk behind standard output
-        _complain(console, f"{e.filename or 'Standard output'}: {e.strerror or e}.")
+        where = e.filename or ("Standard output" if e.errno in (errno.ENOSPC, errno.EIO) else "The system")
+        _complain(console, f"{where}: {e.strerror or e}.")
         return FAILED
     except MemoryError as e:
         _complain(console, f"Out of memory: {e}. A smaller batch size or image.max_size needs less.")

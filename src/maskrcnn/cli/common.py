@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
+from maskrcnn.training.folder import CHECKPOINT
 from maskrcnn.weights import load
 
 Device = Annotated[
@@ -27,7 +29,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a configuration field, as image.min_size=512. Repeatable.",
+        help="Change a configuration field, as rpn.nms_threshold=0.6. Repeatable.",
     ),
 ]
 
@@ -38,7 +40,7 @@ def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
     for item in given or ():
         key, equals, text = item.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set takes KEY=VALUE, as image.min_size=512; got {item!r}.")
+            raise ConfigError(f"--set takes KEY=VALUE, as rpn.nms_threshold=0.6; got {item!r}.")
         try:
             values[key] = json.loads(text)
         except json.JSONDecodeError:
@@ -50,6 +52,10 @@ def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None =
     """Return the network of a weights file on a device."""
     if not weights.exists():
         raise InputError(f"There is no weights file {weights}.")
+    if weights.is_dir():
+        inside = sorted(p.name for p in weights.glob("*.safetensors") if p.name != CHECKPOINT)
+        hint = f" It holds {', '.join(inside)}; name one." if inside else " Weights come first, then data or images."
+        raise InputError(f"{weights} is a folder, not a file of weights.{hint}")
     chosen = choose_device(device)
     return load(weights, overrides=parse_overrides(overrides)).to(chosen)
 
@@ -71,9 +77,14 @@ def output_file(path: Path) -> None:
     output_folder(path.parent)
 
 
+def is_main_process() -> bool:
+    """Return whether this is the process that speaks, of those that `accelerate launch` or torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def reporter(quiet: bool) -> Reporter:
     """Return where commands report to: standard error."""
-    return Reporter(quiet=quiet)
+    return Reporter(quiet=quiet or not is_main_process())
 
 
 def bold(value: object) -> str:

@@ -128,9 +128,9 @@ def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
     for index in range(min(PICTURES, len(unseen))):
         image, target = unseen[index]
         truth = target_as_detections(target, unseen.image_size, unseen.class_names)
-        left = overlay(image, truth, scores=False, scale=4, color_by="class")
-        right = overlay(image, found[index].above(0.7), scale=4, color_by="class")
-        pairs.append(side_by_side(left, right, ("ground truth", "prediction, score 0.7 or more")))
+        left = overlay(image, truth, scores=False, scale=4, color_by="class", alpha=0.25)
+        right = overlay(image, found[index].above(0.5), scale=4, color_by="class", alpha=0.25)
+        pairs.append(side_by_side(left, right, ("ground truth", "prediction, score 0.5 or more")))
     try:
         (output / "pictures").mkdir(parents=True, exist_ok=True)
         for index, pair in enumerate(pairs):
@@ -143,8 +143,8 @@ def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
 def _tell(report: Reporter, figures: EvaluationResult, output: Path, training: float, total: float) -> None:
     Console().print(figures)
     report.say(
-        f"\nOn {figures.num_images} unseen images: box AP50 {bold(_three(figures.box))}, mask AP50 "
-        f"{bold(_three(figures.mask))}. Training took {training:.0f} s, everything {total:.0f} s.\n\n"
+        f"\nOn {figures.num_images} unseen images: box AP50 {bold(_percent(figures.box))}, mask AP50 "
+        f"{bold(_percent(figures.mask))}. Training took {training:.0f} s, everything {total:.0f} s.\n\n"
         f"{bold(output / 'predictions.png')}  six of them, truth beside prediction (more in pictures/)\n"
         f"{bold(output / 'model.safetensors')}  the network: weights, configuration and class names\n"
         f"{bold(output / 'log.jsonl')}  losses of every step (also in tensorboard/)\n\n"
@@ -154,5 +154,5 @@ def _tell(report: Reporter, figures: EvaluationResult, output: Path, training: f
     )
 
 
-def _three(figures: Figures | None) -> str:
-    return f"{(figures or {}).get('AP50') or 0:.3f}"
+def _percent(figures: Figures | None) -> str:
+    return f"{100 * ((figures or {}).get('AP50') or 0):.1f}"

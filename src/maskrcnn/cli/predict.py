@@ -12,9 +12,9 @@ import typer
 from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter
 from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
-from maskrcnn.errors import DatasetError, ImageFileError, InputError, WriteError, counted, os_reason
+from maskrcnn.errors import DatasetError, ImageFileError, InputError, counted
 from maskrcnn.evaluation import coco_results
-from maskrcnn.files import write_text
+from maskrcnn.files import replacing, write_text
 from maskrcnn.images import image_files, load_image
 
 RESULTS = "detections.json"
@@ -65,6 +65,7 @@ def predict(
     results: list[dict[str, Any]] = []
     broken = 0
     taken: set[str] = set()
+    finished = False
     try:
         with report.bar("predicting", len(files)) as bar:
             for path, image_id in zip(files, image_ids, strict=True):
@@ -80,8 +81,10 @@ def predict(
                 if pictures:
                     _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
                 bar.advance(f"{path.name}: {counted(len(found), 'object')}")
-    finally:  # also of a run that is stopped
-        write_text(output / RESULTS, json.dumps(results) + "\n")
+        finished = True
+    finally:  # also of a run that is stopped, unless it has nothing to show for it
+        if results or finished:
+            write_text(output / RESULTS, json.dumps(results) + "\n")
     summary = {
         "images": len(files) - broken,
         "unreadable": broken,
@@ -138,12 +141,12 @@ def _image_id(path: Path, ids: dict[str, Any], annotations: Path | None) -> Any:
 def _save_picture(picture: Any, folder: Path, source: Path, taken: set[str]) -> None:
     """Write a picture under the name of its source; equal names get a number."""
     name, number = source.stem, 1
-    while name in taken:
+    while name.casefold() in taken:  # some systems take IMG.png and img.png for one
         number += 1
         name = f"{source.stem}_{number}"
-    taken.add(name)
+    taken.add(name.casefold())
     path = folder / f"{name}.png"
-    try:
-        picture.save(path)
-    except OSError as e:
-        raise WriteError(f"Cannot write {os_reason(path, e)}.") from None
+    if path.is_symlink():  # it may lead to a photo
+        path.unlink()
+    with replacing(path) as new:
+        picture.save(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, parse_overrides, reporter
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, is_main_process, parse_overrides, reporter
 from maskrcnn.config import Config, checked
 from maskrcnn.data import CocoDataset
 from maskrcnn.data.open import open_dataset
@@ -43,8 +44,9 @@ def train(
         typer.Option(help="Folder of the images; looked for near the annotations by default.", show_default=False),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Network to start from, as resnet50-fpn, vgg16, small-fpn.")
-    ] = "small-fpn",
+        str | None,
+        typer.Option(help="Network to start from, as resnet50-fpn, vgg16; small-fpn by default.", show_default=False),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Weights to start from, with their own configuration.", show_default=False),
@@ -75,7 +77,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Start of all chance.")] = DEFAULT.seed,
     evaluate_every: Annotated[
         int | None,
-        typer.Option(help="Epochs between evaluations; 0 for none; ten times in all by default.", show_default=False),
+        typer.Option(help="Epochs between evaluations; 0 for none; by default a tenth of all.", show_default=False),
     ] = DEFAULT.evaluate_every,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints, besides every epoch's.")
@@ -98,6 +100,8 @@ def train(
     changes = parse_overrides(overrides)
     if weights is None and "class_names" in changes:
         raise ConfigError("class_names cannot be set: a new network learns the classes of the data.")
+    if weights is not None and preset is not None:
+        raise ConfigError("--weights bring their own network; leave out --preset, or the weights.")
     loaded = None if weights is None else load(weights, overrides=changes)
     masks = changes.get("masks", True) if loaded is None else loaded.config.masks
     training_set = open_dataset(data, "train", images, masks=masks, keep_empty=keep_empty)
@@ -105,7 +109,8 @@ def train(
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:
         raise DatasetError(f"{training_set.annotation_file}: no image has an object to learn from.")
     adamw_rate = DEFAULT.learning_rate if weights is None else DEFAULT.learning_rate / 10
-    default_rate = adamw_rate if optimizer == "adamw" else 0.00125 * max(batch_size, 1)
+    images_per_step = max(batch_size, 1) * int(os.environ.get("WORLD_SIZE", "1"))
+    default_rate = adamw_rate if optimizer == "adamw" else 0.00125 * images_per_step
     settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "schedule": schedule,
         "learning_rate": default_rate if learning_rate is None else learning_rate,
@@ -115,27 +120,30 @@ def train(
     options = checked(TrainOptions, settings)
     report = reporter(quiet)
     names = training_set.class_names
-    model = loaded or _from_random_weights(preset, names, changes, seed, report)
+    model = loaded or _from_random_weights(preset or "small-fpn", names, changes, seed, report)
     if model.config.class_names != names:
         known = ", ".join(model.config.class_names)
         raise ConfigError(f"{weights} knows the classes {known}; the data has {', '.join(names)}.")
     report.say(
         f"{bold(counted(len(training_set), 'image'))} to train on, {bold(len(validation_set or ()))} to evaluate "
         f"on; {counted(len(names), 'class')}. Learning rate {options.learning_rate:g} for "
-        f"{counted(options.batch_size, 'image')} a step."
+        f"{counted(images_per_step, 'image')} a step."
     )
     result = run_training(
         model, training_set, output, options, validation_set, resume=resume, device=device, reporter=report
     )
+    if not is_main_process():
+        return
     if as_json:
         figures = None if result.evaluation is None else json.loads(result.evaluation.to_json())
         described = {"weights": str(result.weights), "best": str(result.best), "steps": result.steps}
         typer.echo(json.dumps({**described, "evaluation": figures}))
     elif result.evaluation is not None:
         Console().print(result.evaluation)
+        report.say("These are the figures of the last weights, model.safetensors.")
     report.say(
         f"Done: {counted(result.steps, 'step')} in {result.seconds / 60:.1f} minutes. "
-        f"Weights: {bold(result.best)}\n"
+        f"Best weights: {bold(result.best)}\n"
         f"Next: maskrcnn predict {escape(str(result.best))} PHOTOS -o found"
     )
 

@@ -51,7 +51,7 @@ class CheckedDataset:
         source, target = self.dataset[index]
         image = load_image(source, name)
         size = (image.shape[0], image.shape[1])
-        return image, check_target(target, size, len(self.class_names), self.masks, f"target of {name}")
+        return image, check_target(target, size, len(self.class_names), self.masks, f"{name}: target")
 
     def image_name(self, index: int) -> str:
         """Return what the data set calls an item, for messages: a path where it has one."""

@@ -75,7 +75,7 @@ class EvaluationResult:
         return table
 
     def __rich__(self) -> Group:
-        return Group(self.table(), self.class_table())
+        return Group(self.table(), "", self.class_table())
 
 
 def _table(title: str) -> Table:

@@ -56,7 +56,8 @@ def evaluate(
             read = _read(items, range(start, min(start + batch_size, len(dataset))), reporter, bar)
             found = model.predict([image for image, _ in read.values()], 0.0, batch_size) if read else []
             for (index, (image, target)), detections in zip(read.items(), found, strict=True):
-                detections = _relabelled(detections, place, names)
+                if tuple(names) != model.config.class_names:
+                    detections = _relabelled(detections, place, names)
                 if not known:
                     evaluator.add_target(index, target, (image.shape[0], image.shape[1]))
                 evaluator.add(index, detections)

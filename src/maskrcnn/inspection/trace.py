@@ -44,7 +44,11 @@ class Trace(Mapping[str, Tensor]):
         self._tensors = dict(tensors)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name if name in self._tensors else ALIASES.get(name, name)]
+        found = self._tensors.get(name, self._tensors.get(ALIASES.get(name, name)))
+        if found is None:
+            hint = did_you_mean(name, [*self._tensors, *ALIASES]) or " Ask for it with trace(image, stages=[…])."
+            raise KeyError(f"{name} is not in this trace.{hint}")
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

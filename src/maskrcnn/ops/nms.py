@@ -103,13 +103,14 @@ def _overlapping_pairs(
     So of the boxes in the order of their centres in x, each can meet a short run of those after it, and among
     these only what is near in y as well.
     """
+    bound = max(threshold - 1e-6, 1e-6)  # IoU is rounded, too
     centre, side = ((boxes[:, 2:] + boxes[:, :2].double()) / 2).unbind(1), (boxes[:, 2:] - boxes[:, :2]).double()
-    side = side.clamp(min=0) * ((1 - threshold) / (1 + threshold) / 2 * 1.0001)
+    side = side.clamp(min=0) * ((1 - bound) / (1 + bound) / 2 * 1.0001)
     width, height = side.unbind(1)
     widest = width.max() if len(boxes) else 0.0
     stride = boxes[:, 2].max() - boxes[:, 0].min() + 1 if len(boxes) else 1.0
     position, order = (centre[0] + segments * (2 * stride)).sort()
-    reach = (width + (width / max(threshold, 1e-6)).clamp(max=widest))[order] + 1e-3
+    reach = (width + (width / bound).clamp(max=widest))[order] + 1e-3
     after = torch.arange(1, len(boxes) + 1, device=boxes.device, dtype=torch.int32)
     runs = torch.searchsorted(position, position + reach, right=True, out_int32=True) - after
     first = torch.repeat_interleave(runs)

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError, ConfigError
-from maskrcnn.weights.files import read_tensors, write_tensors
-
-STATE_KEY = "maskrcnn.training"
-
+from maskrcnn.weights.files import TRAINING_KEY, read_tensors, write_tensors
 
 MAY_DIFFER = frozenset({"workers", "evaluate_every", "save_every"})
 """Options that do not change what the steps compute."""
@@ -41,7 +38,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    write_tensors(path, tensors, {STATE_KEY: json.dumps(progress._asdict())})
+    write_tensors(path, tensors, {TRAINING_KEY: json.dumps(progress._asdict())})
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, expected: Progress) -> Progress:
@@ -58,10 +55,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         ConfigError: it is of a run with other options, another network or other data.
     """
     tensors, metadata = read_tensors(path)
-    if STATE_KEY not in metadata:
+    if TRAINING_KEY not in metadata:
         raise CheckpointError(f"{path} is no training checkpoint; give weights to continue from as --weights.")
     try:
-        progress = Progress(**json.loads(metadata[STATE_KEY]))
+        progress = Progress(**json.loads(metadata[TRAINING_KEY]))
         _check_same_run(path, progress, expected)
         weights, states = _split(tensors)
         model.load_state_dict(weights)
@@ -108,5 +105,5 @@ def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dic
             weights[rest] = value
         else:
             index, key = rest.split(".", 1)
-            states.setdefault(int(index), {})[key] = value
+            states.setdefault(int(index), {})[key] = value.clone()  # the file's own memory would keep it open
     return weights, states

@@ -23,14 +23,13 @@ def prepare_folder(folder: Path, resume: bool) -> None:
     """
     if resume and not (folder / CHECKPOINT).exists():
         raise InputError(f"There is nothing to resume in {folder}: it holds no {CHECKPOINT}.")
+    if not resume and any((folder / name).exists() for name in (CHECKPOINT, WEIGHTS, BEST)):
+        raise InputError(f"{folder} already holds a run. Continue it with --resume, or choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(folder)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
-        for name in (CHECKPOINT, WEIGHTS, BEST, RUN, EVALUATION):
-            clear_leftovers(folder / name)
     except OSError as e:
         raise WriteError(f"Cannot write {os_reason(folder, e)}.") from None
-    if not resume and (folder / CHECKPOINT).exists():
-        raise InputError(f"{folder} already holds a run. Continue it with --resume, or choose another folder.")

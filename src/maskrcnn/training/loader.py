@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -161,12 +162,17 @@ def read(batches: Iterable[Batch | MaskRCNNError]) -> Iterator[Batch | MaskRCNNE
     try:
         yield from batches
     except RuntimeError as e:
-        if "DataLoader worker" not in str(e):
-            raise
-        raise DatasetError(
-            "A process that reads images has died, most often for lack of memory. Fewer --workers need less; "
-            "0 reads the images in the training process itself."
-        ) from None
+        raise told_of_dead_reader(e) from e
+
+
+def told_of_dead_reader(error: RuntimeError) -> Exception:
+    """Return a `DatasetError` for what torch says of a reading process that died; any other error as it is."""
+    if not re.search(r"DataLoader worker.* (exited unexpectedly|is killed by signal)", str(error)):
+        return error
+    return DatasetError(
+        "A process that reads images has died, most often for lack of memory. Fewer --workers need less; "
+        "0 reads the images in the training process itself."
+    )
 
 
 def mirrored(image: UInt8[np.ndarray, "H W 3"], target: Target) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:

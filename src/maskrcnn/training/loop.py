@@ -19,11 +19,11 @@ from maskrcnn.errors import DatasetError, MaskRCNNError, NonFiniteLossError, Wri
 from maskrcnn.evaluation import EvaluationResult, evaluate
 from maskrcnn.files import write_text
 from maskrcnn.model import MaskRCNN
-from maskrcnn.progress import Reporter
+from maskrcnn.progress import Bar, Reporter
 from maskrcnn.structures import Losses
 from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from maskrcnn.training.folder import BEST, CHECKPOINT, EVALUATION, RUN, WEIGHTS, prepare_folder
-from maskrcnn.training.loader import Batch, Order, TrainingItems, read, training_batches
+from maskrcnn.training.loader import Batch, Order, TrainingItems, read, told_of_dead_reader, training_batches
 from maskrcnn.training.log import RunLog
 from maskrcnn.training.machine import accelerator, interrupts_held_back, unwrap, unwrapped
 from maskrcnn.training.options import TrainOptions
@@ -101,7 +101,8 @@ class _Run:
         self.accelerator = accelerator(options, device)
         self.model, self.options, self.folder = model, options, folder
         self.validation = validation
-        self.reporter = reporter or Reporter(quiet=True)
+        self.main = self.accelerator.is_main_process
+        self.reporter = reporter if reporter and self.main else Reporter(quiet=True)
         self.order = Order(
             len(dataset),
             options.batch_size,
@@ -120,46 +121,53 @@ class _Run:
 
     def run(self, resume: bool) -> TrainResult:
         started = time.monotonic()
-        self.main = self.accelerator.is_main_process
         if self.main:
             prepare_folder(self.folder, resume)
         self.accelerator.wait_for_everyone()
         self.model.to(self.accelerator.device)
         start = self._resume() if resume else 0
-        self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
-        if self.main:
-            described = {"config": json.loads(self.model.config.to_json()), "options": self.options.model_dump()}
-            write_text(self.folder / RUN, json.dumps(described, indent=2) + "\n")
-        batches = training_batches(self.items, self.order, start, self.total, self.options.workers)
+        if start:
+            self.reporter.say(f"Resuming after step {start} of {self.total}.")
         with ExitStack() as stack:
-            log = RunLog(self.folder, self.reporter, start, self.evaluated) if self.main else None
-            if log is not None:
-                stack.callback(log.close)
             stack.callback(unwrap, self.model)
+            self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
+            log = None
+            if self.main:
+                described = {"config": json.loads(self.model.config.to_json()), "options": self.options.model_dump()}
+                write_text(self.folder / RUN, json.dumps(described, indent=2) + "\n")
+                log = RunLog(self.folder, self.reporter, start, self.evaluated)
+                stack.callback(log.close)
             bar = stack.enter_context(self.reporter.bar("training", self.total, start))
-            self.model.train()
-            self.clock = time.monotonic()
-            done = start
-            try:
-                if start and self._evaluation_due(start):  # stopped after that step, before its evaluation
-                    self._evaluate(start, log)
-                    self._save(start)
-                for batch in read(batches):
-                    with interrupts_held_back():
-                        record = self._step(done, batch)
-                        done += 1
-                        if log is not None:
-                            log.write(done, record)
-                    bar.advance(_shown(record))
-                    self._after_step(done, log)
-            except (KeyboardInterrupt, MaskRCNNError) as e:
-                # After a bad loss or on a full disk the checkpoint of before is the better one.
-                if done > start and not isinstance(e, (NonFiniteLossError, WriteError)):
-                    with interrupts_held_back():
-                        self._save(done)
-                    self.reporter.say(f"Saved after step {done} of {self.total}; resuming continues from there.")
-                raise
+            self._steps(start, log, bar)
         return TrainResult(self.folder, self.total, time.monotonic() - started, self.evaluation)
+
+    def _steps(self, start: int, log: RunLog | None, bar: Bar) -> None:
+        """Do the steps from `start` on."""
+        batches = training_batches(self.items, self.order, start, self.total, self.options.workers)
+        self.model.train()
+        self.clock = time.monotonic()
+        done = start
+        try:
+            if start and self._evaluation_due(start):  # stopped after that step, before its evaluation
+                self._evaluate(start, log)
+                self._save(start)
+            for batch in read(batches):
+                with interrupts_held_back():
+                    record = self._step(done, batch)
+                    done += 1
+                    if log is not None:
+                        log.write(done, record)
+                bar.advance(_shown(record))
+                self._after_step(done, log)
+        except (KeyboardInterrupt, MaskRCNNError) as e:
+            # After a bad loss or on a full disk the checkpoint of before is the better one.
+            if self.main and done > start and not isinstance(e, (NonFiniteLossError, WriteError)):
+                with interrupts_held_back():
+                    self._save(done)
+                self.reporter.say(f"Saved after step {done} of {self.total}; resuming continues from there.")
+            raise
+        except RuntimeError as e:  # a reading process may die in the middle of a step
+            raise told_of_dead_reader(e) from e
 
     def _step(self, step: int, batch: Batch | MaskRCNNError) -> dict[str, float]:
         """Do one step and return its figures."""
@@ -248,7 +256,7 @@ class _Run:
                 log.write(done, {"evaluation": {k: v for k, v in figures.items() if v is not None}})
             write_text(self.folder / EVALUATION, self.evaluation.to_json() + "\n")
             score = (self.evaluation.mask or self.evaluation.box)["AP"]
-            if score is not None and (self.best is None or score > self.best):
+            if score is not None and (self.best is None or score >= self.best):
                 self.model.save(self.folder / BEST)
                 self.best = score
             self.reporter.say(f"step {done}: {_summary(self.evaluation)}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("maskrcnn", "torchvision")
 METADATA_KEY = "maskrcnn.config"
+TRAINING_KEY = "maskrcnn.training"
 
 
 def load(
@@ -55,7 +56,7 @@ def load(
         hint = did_you_mean(format, list(FORMATS))
         raise InputError(f"format must be {' or '.join(FORMATS)}; got {format!r}.{hint}")
     name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
-    tensors, metadata = (_as_tensors(source), {}) if isinstance(source, Mapping) else _read(Path(source))
+    tensors, metadata = (_as_tensors(source), {}) if isinstance(source, Mapping) else _read(Path(source).expanduser())
     if tensors and all(key.startswith("module.") for key in tensors):  # saved from within a wrapper for several GPUs
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     format = format or _recognise(tensors, metadata, name)
@@ -149,11 +150,17 @@ def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name:
         return "maskrcnn"
     if torchvision.recognises(tensors):
         return "torchvision"
+    if TRAINING_KEY in metadata:
+        raise CheckpointError(
+            f"{name} is a checkpoint to resume a run from; its weights are in model.safetensors beside it."
+        )
+    if "box_head.class_logits.weight" in tensors:
+        raise CheckpointError(
+            f"{name} holds our tensors without their configuration, as a bare state_dict does; model.save(path) "
+            "writes both."
+        )
     some = ", ".join(list(tensors)[:3])
-    raise CheckpointError(
-        f"{name} is of no known format (maskrcnn, torchvision); its tensors are called {some}, … "
-        "Give format=... if you know it."
-    )
+    raise CheckpointError(f"{name} is of no known format (maskrcnn, torchvision); its tensors are called {some}, …")
 
 
 def _stored_config(text: str, class_names: Sequence[str] | None, name: str) -> Config:
