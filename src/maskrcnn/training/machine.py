@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch import nn
 from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError
 from maskrcnn.training.options import TrainOptions
+
+
+EVALUATION_MAY_TAKE = timedelta(hours=12)
+"""How long processes wait for the one that evaluates; the usual ten minutes are too short for a large data set."""
 
 
 def accelerator(options: TrainOptions, device: str | None) -> Any:
@@ -25,6 +30,7 @@ def accelerator(options: TrainOptions, device: str | None) -> Any:
     """
     try:
         from accelerate.accelerator import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
     except ImportError:
         raise InputError('Training needs Accelerate: pip install "maskrcnn[train]"') from None
     chosen = choose_device(device)
@@ -35,7 +41,8 @@ def accelerator(options: TrainOptions, device: str | None) -> Any:
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
     try:
-        return Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision)
+        patience = InitProcessGroupKwargs(timeout=EVALUATION_MAY_TAKE)
+        return Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
     except ValueError as e:
         raise ConfigError(f"precision {options.precision} cannot be had here: {e}") from None
 
