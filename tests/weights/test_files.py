@@ -112,15 +112,11 @@ def test_files_that_are_no_weights_are_refused_by_name(case, model, tmp_path, mo
 
 def test_a_bare_state_dict_is_told_from_a_whole_file(model):
     arrays = {name: np.asarray(t) for name, t in model.state_dict().items()}
-    with pytest.raises(
-        CheckpointError, match=r"the mapping holds our tensors without .* model\.save\(path\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"the mapping holds our tensors without .* model\.save\(path\)"):
         maskrcnn.load(arrays)
 
 
 def test_a_checkpoint_is_told_from_weights(model, tmp_path):
     files.write_tensors(tmp_path / "c.safetensors", model.state_dict(), {files.TRAINING_KEY: "{}"})
-    with pytest.raises(
-        CheckpointError, match="checkpoint to resume a run from; its weights are in model.safetensors"
-    ):
+    with pytest.raises(CheckpointError, match="checkpoint to resume a run from; its weights are in model.safetensors"):
         maskrcnn.load(tmp_path / "c.safetensors")

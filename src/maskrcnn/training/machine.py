@@ -16,7 +16,6 @@ from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError
 from maskrcnn.training.options import TrainOptions
 
-
 EVALUATION_MAY_TAKE = timedelta(hours=12)
 """How long processes wait for the one that evaluates; the usual ten minutes are too short for a large data set."""
 
