@@ -29,7 +29,7 @@ def accelerator(options: TrainOptions, device: str | None) -> Any:
     """
     try:
         from accelerate.accelerator import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs
+        from accelerate.utils.dataclasses import InitProcessGroupKwargs
     except ImportError:
         raise InputError('Training needs Accelerate: pip install "maskrcnn[train]"') from None
     chosen = choose_device(device)
