@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,9 @@ from maskrcnn.errors import DatasetError, ImageFileError, InputError, counted
 from maskrcnn.evaluation import coco_results
 from maskrcnn.files import replacing, write_text
 from maskrcnn.images import image_files, load_image
+from maskrcnn.model import MaskRCNN
+from maskrcnn.progress import Reporter
+from maskrcnn.structures import Detections
 
 RESULTS = "detections.json"
 
@@ -63,24 +66,16 @@ def predict(
     output_folder(output)
     report = reporter(quiet)
     results: list[dict[str, Any]] = []
-    broken = 0
     taken: set[str] = set()
-    finished = False
+    broken, finished = 0, False
     try:
-        with report.bar("predicting", len(files)) as bar:
-            for path, image_id in zip(files, image_ids, strict=True):
-                try:
-                    image = load_image(path)
-                except ImageFileError as e:
-                    report.warn(f"{e} It is left out.")
-                    broken += 1
-                    bar.advance()
-                    continue
-                found = model.predict(image, threshold)[0]
-                results += coco_results(found, image_id, category_ids)
-                if pictures:
-                    _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
-                bar.advance(f"{path.name}: {counted(len(found), 'object')}")
+        for path, image_id, image, found in _found_in(model, files, image_ids, threshold, report):
+            if image is None or found is None:
+                broken += 1
+                continue
+            results += coco_results(found, image_id, category_ids)
+            if pictures:
+                _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
         finished = True
     finally:  # also of a run that is stopped, unless it has nothing to show for it
         if results or finished:
@@ -98,6 +93,24 @@ def predict(
         + (f" [yellow]({broken} could not be read)[/]" if broken else "")
     )
     return 1 if broken else 0
+
+
+def _found_in(
+    model: MaskRCNN, files: Sequence[Path], image_ids: Sequence[Any], threshold: float, report: Reporter
+) -> Iterator[tuple[Path, Any, Any, Detections | None]]:
+    """Yield every file with its id, its pixels and what is found in them; None for both where it cannot be read."""
+    with report.bar("predicting", len(files)) as bar:
+        for path, image_id in zip(files, image_ids, strict=True):
+            try:
+                image = load_image(path)
+            except ImageFileError as e:
+                report.warn(f"{e} It is left out.")
+                yield path, image_id, None, None
+                bar.advance()
+                continue
+            [found] = model.predict(image, threshold)
+            yield path, image_id, image, found
+            bar.advance(f"{path.name}: {counted(len(found), 'object')}")
 
 
 def _keep_photos(files: Sequence[Path], output: Path) -> None:
