@@ -38,6 +38,7 @@ def in_folder(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("in_folder")
 def test_code_in_documents_runs(path):
     namespace = {}
+    assert blocks(path)
     for block in blocks(path):
         exec(compile(block, path.name, "exec"), namespace)
 

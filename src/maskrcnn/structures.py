@@ -270,7 +270,7 @@ class Detections:
 def _places(index: Any, count: int) -> Int64[Tensor, " n"]:
     """Return the places in a sequence of `count` that an index of any kind picks."""
     if isinstance(index, slice):
-        return torch.arange(count)[torch.tensor(range(*index.indices(count)), dtype=torch.int64)]
+        return torch.tensor(range(*index.indices(count)), dtype=torch.int64)
     tensor = index if isinstance(index, Tensor) else torch.from_numpy(np.array(index))
     if tensor.dtype == torch.bool:
         if tuple(tensor.shape) != (count,):
@@ -278,7 +278,7 @@ def _places(index: Any, count: int) -> Int64[Tensor, " n"]:
         return tensor.nonzero()[:, 0]
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
         raise IndexError(f"detections are picked by whole numbers; got {tensor.dtype}")
-    places = tensor.reshape(-1).long() if tensor.ndim < 2 else tensor.long()
+    places = tensor.long().reshape(-1)
     wrong = places[(places < -count) | (places >= count)]
     if len(wrong):
         raise IndexError(f"detection {int(wrong[0])} of {count}")

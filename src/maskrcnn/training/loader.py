@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,20 +160,22 @@ def training_batches(
 
 def read(batches: Iterable[Batch | MaskRCNNError]) -> Iterator[Batch | MaskRCNNError]:
     """Yield the batches; raise `DatasetError` where a process that reads them has died."""
-    try:
+    with dead_readers_told():
         yield from batches
+
+
+@contextmanager
+def dead_readers_told() -> Iterator[None]:
+    """Raise `DatasetError` for what torch raises, wherever the program is, when a reading process has died."""
+    try:
+        yield
     except RuntimeError as e:
-        raise told_of_dead_reader(e) from e
-
-
-def told_of_dead_reader(error: RuntimeError) -> Exception:
-    """Return a `DatasetError` for what torch says of a reading process that died; any other error as it is."""
-    if not re.search(r"DataLoader worker.* (exited unexpectedly|is killed by signal)", str(error)):
-        return error
-    return DatasetError(
-        "A process that reads images has died, most often for lack of memory. Fewer --workers need less; "
-        "0 reads the images in the training process itself."
-    )
+        if not re.search(r"DataLoader worker.* (exited unexpectedly|is killed by signal)", str(e)):
+            raise
+        raise DatasetError(
+            "A process that reads images has died, most often for lack of memory. Fewer --workers need less; "
+            "0 reads the images in the training process itself."
+        ) from e
 
 
 def mirrored(image: UInt8[np.ndarray, "H W 3"], target: Target) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:

@@ -23,7 +23,7 @@ from maskrcnn.progress import Bar, Reporter
 from maskrcnn.structures import Losses
 from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from maskrcnn.training.folder import BEST, CHECKPOINT, EVALUATION, RUN, WEIGHTS, prepare_folder
-from maskrcnn.training.loader import Batch, Order, TrainingItems, read, told_of_dead_reader, training_batches
+from maskrcnn.training.loader import Batch, Order, TrainingItems, dead_readers_told, read, training_batches
 from maskrcnn.training.log import RunLog
 from maskrcnn.training.machine import accelerator, interrupts_held_back, unwrap, unwrapped
 from maskrcnn.training.options import TrainOptions
@@ -138,6 +138,7 @@ class _Run:
                 log = RunLog(self.folder, self.reporter, start, self.evaluated)
                 stack.callback(log.close)
             bar = stack.enter_context(self.reporter.bar("training", self.total, start))
+            stack.enter_context(dead_readers_told())  # also of one that dies in the middle of a step
             self._steps(start, log, bar)
         return TrainResult(self.folder, self.total, time.monotonic() - started, self.evaluation)
 
@@ -166,8 +167,6 @@ class _Run:
                     self._save(done)
                 self.reporter.say(f"Saved after step {done} of {self.total}; resuming continues from there.")
             raise
-        except RuntimeError as e:  # a reading process may die in the middle of a step
-            raise told_of_dead_reader(e) from e
 
     def _step(self, step: int, batch: Batch | MaskRCNNError) -> dict[str, float]:
         """Do one step and return its figures."""
@@ -326,8 +325,6 @@ def _summary(result: EvaluationResult) -> str:
 
 def _shown(record: dict[str, float]) -> str:
     """Return the losses for a line of 80 characters."""
-    if not record:
-        return ""
     short = {"rpn_objectness": "objectness", "rpn_box": "rpn box", "class": "class", "box": "box", "mask": "mask"}
     terms = ", ".join(f"{shown} {record[f'loss_{name}']:.3f}" for name, shown in short.items())
     return f"loss {record['loss']:.3f}: {terms}"
