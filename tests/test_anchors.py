@@ -17,11 +17,11 @@ def test_cell_anchors_by_hand() -> None:
     # Area 32², height over width 0.5, 1, 2: 32 √2 by 32 / √2, and so on.
     long, short = 16 * math.sqrt(2), 16 / math.sqrt(2)
     expected = torch.tensor([[-long, -short, long, short], [-16, -16, 16, 16], [-short, -long, short, long]])
-    torch.testing.assert_close(cell_anchors(AnchorConfig(), level=0), expected)
+    torch.testing.assert_close(cell_anchors(AnchorConfig(), level=0, stride=4), expected)
 
 
 def test_cell_anchors_in_whole_pixels() -> None:
-    assert cell_anchors(AnchorConfig(rounded=True), level=0).tolist() == [
+    assert cell_anchors(AnchorConfig(rounding="corners"), level=0, stride=4).tolist() == [
         [-23, -11, 23, 11],
         [-16, -16, 16, 16],
         [-11, -23, 11, 23],
@@ -29,14 +29,14 @@ def test_cell_anchors_in_whole_pixels() -> None:
 
 
 def test_sizes_come_one_after_the_other_each_with_all_ratios() -> None:
-    anchors = cell_anchors(AnchorConfig(sizes=((8, 16),), ratios=(0.25, 4)), level=0)
+    anchors = cell_anchors(AnchorConfig(sizes=((8, 16),), ratios=(0.25, 4)), level=0, stride=4)
     expected = [[-8, -2, 8, 2], [-2, -8, 2, 8], [-16, -4, 16, 4], [-4, -16, 4, 16]]
     torch.testing.assert_close(anchors, torch.tensor(expected).float())
 
 
 @pytest.mark.parametrize("level", range(5))
 def test_area_is_the_size_squared_for_every_ratio(level: int) -> None:
-    x1, y1, x2, y2 = cell_anchors(AnchorConfig(), level).unbind(1)
+    x1, y1, x2, y2 = cell_anchors(AnchorConfig(), level, 4).unbind(1)
     torch.testing.assert_close((x2 - x1) * (y2 - y1), torch.full((3,), (32.0 * 2**level) ** 2))
     torch.testing.assert_close((y2 - y1) / (x2 - x1), torch.tensor([0.5, 1.0, 2.0]))
 

@@ -8,22 +8,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskrcnn.config import AnchorConfig
+from maskrcnn.config import AnchorConfig, BoxCorners
+from maskrcnn.ops import boxes as box_ops
 
 
-def cell_anchors(config: AnchorConfig, level: int) -> Float[Tensor, "A 4"]:
+def cell_anchors(config: AnchorConfig, level: int, stride: int) -> Float[Tensor, "A 4"]:
     """Return the anchors of one cell around (0, 0): sizes one after the other, each with all ratios.
 
     Example:
-        >>> cell_anchors(AnchorConfig(), level=0)[1]  # 32 × 32
+        >>> cell_anchors(AnchorConfig(), level=0, stride=4)[1]  # 32 × 32
         tensor([-16., -16.,  16.,  16.])
     """
     sizes = torch.tensor(config.sizes[level])
-    ratio = torch.tensor(config.ratios).sqrt()
-    width = (sizes[:, None] * (1 / ratio)).flatten()
-    height = (sizes[:, None] * ratio).flatten()
+    ratio = torch.tensor(config.ratios)
+    if config.rounding == "base":
+        base_width = (stride / ratio.sqrt()).round()
+        enlarged = sizes[:, None] / stride
+        width, height = enlarged * base_width, enlarged * (base_width * ratio).round()
+    else:
+        width, height = sizes[:, None] * (1 / ratio.sqrt()), sizes[:, None] * ratio.sqrt()
+    width, height = width.flatten(), height.flatten()
     boxes = torch.stack((-width, -height, width, height), dim=1) / 2
-    return boxes.round() if config.rounded else boxes
+    return boxes.round() if config.rounding == "corners" else boxes
 
 
 def make_anchors(
@@ -32,6 +38,7 @@ def make_anchors(
     strides: Sequence[int],
     image_size: tuple[int, int],
     device: torch.device,
+    corners: BoxCorners = "edges",
 ) -> list[Float[Tensor, "_A 4"]]:
     """Return the anchors of each level (input frame), ordered by row, column, size and ratio.
 
@@ -41,6 +48,7 @@ def make_anchors(
         strides: nominal input pixels per cell of each level.
         image_size: (height, width) of the padded input.
         device: where the anchors are wanted.
+        corners: `Config.box_corners`.
     """
     levels = []
     for level, ((rows, columns), stride) in enumerate(zip(map_sizes, strides, strict=True)):
@@ -51,5 +59,6 @@ def make_anchors(
         x = (torch.arange(columns, device=device) + config.offset) * step_x
         y, x = y[:, None].expand(rows, columns), x[None, :].expand(rows, columns)
         centres = torch.stack((x, y, x, y), dim=-1).to(torch.float32)
-        levels.append((centres[:, :, None] + cell_anchors(config, level).to(device)).reshape(-1, 4))
+        anchors = (centres[:, :, None] + cell_anchors(config, level, stride).to(device)).reshape(-1, 4)
+        levels.append(box_ops.move_ends(anchors, -1.0) if corners == "centers" else anchors)
     return levels

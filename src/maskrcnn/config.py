@@ -19,6 +19,8 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Resize = Literal["pil", "pil_floor", "float", "skimage"]
+BoxCorners = Literal["edges", "inclusive", "centers"]
 Norm = Literal["none", "batch", "frozen_batch", "group"]
 """`frozen_batch` is BatchNorm with fixed statistics and fixed scale and shift, the habit of the papers."""
 
@@ -33,20 +35,26 @@ class ImageConfig(Fields):
     """How a photograph becomes the network's input, and where the padding goes.
 
     The image is scaled by min(min_size / shorter side, max_size / longer side), normalised as
-    (pixel · pixel_scale − mean) / std, and padded with zeros on the right and the bottom.
+    (pixel · pixel_scale − mean) / std, and padded.
     """
 
     min_size: Positive = 800
     max_size: Positive = 1333
-    resize: Literal["pil", "float"] = "pil"
-    """`pil`: antialiased bilinear on uint8, sides rounded (Detectron2). `float`: bilinear without
-    antialiasing on the normalised image, sides rounded down (torchvision)."""
+    resize: Resize = "pil"
+    """How pixels are interpolated and sides rounded. `pil`: antialiased bilinear on uint8, sides rounded
+    (Detectron2). `pil_floor`: the same pixels, sides rounded down (maskrcnn-benchmark). `float`: bilinear without
+    antialiasing on the normalised image, sides rounded down (torchvision). `skimage`: bilinear in float64 without
+    antialiasing, black outside the photo, cut to uint8; never shrinks to reach min_size (Matterport)."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
     pixel_scale: PositiveFloat = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     padding: Literal["batch", "square"] = "batch"
     """`batch`: to the largest image of the batch; `square`: always to max_size × max_size (Matterport)."""
+    padding_place: Literal["corner", "center"] = "corner"
+    """Where the image lies in the padded input: `corner` at the top left, `center` in the middle (Matterport)."""
+    padding_fill: Literal["mean", "black"] = "mean"
+    """What the padding holds: `mean` zeros after normalisation, `black` zeros before it (Matterport)."""
     size_divisor: Positive = 32
     """Padded sides are rounded up to a multiple of this."""
 
@@ -69,6 +77,12 @@ class ResNetConfig(Fields):
     """Channels of one group of a bottleneck's 3 × 3 in c2, at width 64. ResNeXt-101-32x8d: groups 32, this 8."""
     stride_in_1x1: bool = False
     """Where a bottleneck halves the map: its first 1 × 1 (the paper, MSRA weights) or its 3 × 3 (torchvision)."""
+    stem_padding: Literal["around", "end"] = "around"
+    """Where the stem's pooling pads: one cell on every side, or what is needed at the right and the bottom
+    (TensorFlow's SAME; Matterport)."""
+    dilate_c5: bool = False
+    """Keep c5 at stride 16 with dilated convolutions, and give it to the RPN and the RoIs in place of c4 (Detectron2's
+    DC5). For a network without FPN."""
     norm: Norm = "frozen_batch"
     norm_eps: Annotated[float, Field(ge=0)] = 1e-5
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
@@ -115,8 +129,9 @@ class AnchorConfig(Fields):
     """Height over width."""
     offset: Fraction = 0.0
     """Position of the centre inside its cell: 0 the corner (all known weights), 0.5 the middle."""
-    rounded: bool = False
-    """Cell anchors in whole pixels (torchvision)."""
+    rounding: Literal["none", "corners", "base"] = "none"
+    """`corners`: cell anchors in whole pixels (torchvision). `base`: sides of the anchor of one cell's area rounded,
+    then enlarged (Detectron 1, maskrcnn-benchmark)."""
     stride: Literal["nominal", "measured"] = "nominal"
     """`nominal`: 4, 8, 16, 32, 64. `measured`: padded image side // map side, which is 61 for p6 of an
     800-pixel side (torchvision)."""
@@ -169,17 +184,23 @@ class RPNConfig(Fields):
     num_convs: Positive = 1
     channels: Positive = 256
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0, 1.0)
-    max_log_scale: PositiveFloat = math.log(1000 / 16)
-    """Upper bound of dw and dh before the exponential."""
+    max_log_scale: PositiveFloat | None = math.log(1000 / 16)
+    """Upper bound of dw and dh before the exponential; None for no bound (Matterport)."""
+    per_level: bool = True
+    """Choose the best anchors of each level, and compare boxes of one level alone in NMS. False: all levels in one
+    list (Matterport)."""
+    clip: Literal["image", "input"] = "image"
+    """Cut proposals to the image, or to the padded input (Matterport)."""
     pre_nms_top_n: Positive = 1000
-    """Best anchors of each level that enter NMS."""
+    """Best anchors of each level (or of all, see per_level) that enter NMS."""
     pre_nms_top_n_training: Positive = 2000
     post_nms_top_n: Positive = 1000
     """Proposals of each image, over all levels."""
     post_nms_top_n_training: Positive = 2000
     nms_threshold: Fraction = 0.7
-    min_size: Annotated[float, Field(ge=0)] = 1e-3
-    """Proposals with a shorter side, in input pixels, are dropped."""
+    min_size: Annotated[float, Field(ge=0)] | None = 1e-3
+    """Proposals with a shorter side, in input pixels, are dropped, and so are empty ones; None keeps all
+    (Matterport, maskrcnn-benchmark)."""
     matching: MatchingConfig = MatchingConfig(
         positive_iou=0.7,
         negative_iou=0.3,
@@ -193,7 +214,9 @@ class RPNConfig(Fields):
 class RoIAlignConfig(Fields):
     """RoIAlign (Mask R-CNN, section 3), and the RoIPool it replaced (Fast R-CNN, section 2.1)."""
 
-    method: Literal["align", "pool"] = "align"
+    method: Literal["align", "pool", "crop_and_resize"] = "align"
+    """`crop_and_resize` is TensorFlow's op: one sample per bin, the first and the last on the RoI's own border
+    (Matterport)."""
     aligned: bool = True
     """Take pixel centres at half coordinates. False: the first released version, off by half a cell (torchvision)."""
     sampling_ratio: Natural = 2
@@ -201,6 +224,10 @@ class RoIAlignConfig(Fields):
     canonical_size: PositiveFloat = 224.0
     canonical_level: Natural = 4
     """FPN, equation 1: a RoI of canonical_size² is served by this level."""
+    level_rounding: Literal["floor", "nearest"] = "floor"
+    """How equation 1 becomes a level: rounded down (the paper), or to the nearest, halves to even (Matterport)."""
+    level_epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 1e-6
+    """Added to the level before rounding (torchvision; Detectron2 adds nothing)."""
 
 
 class BoxHeadConfig(Fields):
@@ -222,13 +249,19 @@ class BoxHeadConfig(Fields):
         5.0,
         5.0,
     )
-    max_log_scale: PositiveFloat = math.log(1000 / 16)
+    max_log_scale: PositiveFloat | None = math.log(1000 / 16)
     class_agnostic: bool = False
     """One box per RoI instead of one per class."""
+    classes_per_roi: Literal["all", "best"] = "all"
+    """`all`: a RoI may be found as several classes. `best`: only as the likeliest, and not at all if that is
+    background; slots without a proposal take part as boxes without area (Matterport)."""
     score_threshold: Fraction = 0.05
     nms_threshold: Fraction = 0.5
     """NMS among detections of one class."""
-    min_size: Annotated[float, Field(ge=0)] = 1e-2
+    min_size: Annotated[float, Field(ge=0)] | None = 1e-2
+    """Detections with a shorter side, in input pixels, are dropped; None keeps all (Detectron2, Matterport)."""
+    round_boxes: bool = False
+    """Round the boxes to whole pixels of the photo before masks are laid into them (Matterport)."""
     candidates: Positive = 2000
     """(RoI, class) pairs, best first, that enter NMS; a fixed number keeps the graph's shapes fixed."""
     detections_per_image: Positive = 100
@@ -269,11 +302,16 @@ class Config(Fields):
     class_names: tuple[str, ...]
     masks: bool = True
     """False is Faster R-CNN."""
+    box_corners: BoxCorners = "edges"
+    """What the corners of boxes mean inside the network. `edges`: pixel k reaches from k to k + 1. `inclusive`: the
+    same boxes, but RoIs are cut out up to the corner x2 − 1, y2 − 1 of the last pixel, and clipping leaves one pixel
+    (Detectron 1, maskrcnn-benchmark). `centers`: pixel k is at k, and a box reaches from the centre of its first to
+    that of its last pixel, so that it is one shorter (Matterport). What `predict` returns is always `edges`."""
     image: ImageConfig = ImageConfig()
     backbone: Annotated[ResNetConfig | VGGConfig, Field(discriminator="kind")] = ResNetConfig()
     fpn: FPNConfig | None = FPNConfig()
-    """None is the papers' single-scale network: ResNet with the RPN on c4 and stage five as the head, or
-    VGG with the RPN on its last convolution."""
+    """None is the papers' single-scale network: ResNet with the RPN on c4 and stage five as the head (or on a dilated
+    c5), or VGG with the RPN on its last convolution."""
     anchors: AnchorConfig = AnchorConfig()
     rpn: RPNConfig = RPNConfig()
     roi_align: RoIAlignConfig = RoIAlignConfig()
@@ -362,8 +400,10 @@ class Config(Fields):
         if len(self.anchors.sizes) != levels:
             raise ValueError(
                 f"anchors.sizes must hold {levels} tuple{'s' * (levels > 1)}, one per level "
-                f"({'p2 … p6' if levels == 5 else 'c4'}); got {len(self.anchors.sizes)}"
+                f"({'p2 … p6' if levels == 5 else 'the single one'}); got {len(self.anchors.sizes)}"
             )
+        if self.fpn is not None and getattr(self.backbone, "dilate_c5", False):
+            raise ValueError("backbone.dilate_c5 is for a network without FPN: set fpn to None")
         if self.image.size_divisor % 32 and self.fpn is not None:
             raise ValueError("image.size_divisor must be a multiple of 32 with FPN, whose p5 has stride 32")
         return self

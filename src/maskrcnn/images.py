@@ -269,7 +269,7 @@ def _matches(path: Path, recursive: bool) -> list[Path]:
 def resized_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
     """Return the (height, width) to which a photo is resized, before padding; at least 1 each.
 
-    The two ways to round, in the order of operations of the implementations they match, in float64.
+    The ways to round are in the order of operations of the implementations they match, in float64.
 
     Example:
         >>> resized_size(536, 559, ImageConfig(resize="pil"))
@@ -279,6 +279,13 @@ def resized_size(height: int, width: int, config: ImageConfig) -> tuple[int, int
     if config.resize == "float":
         scale = min(config.min_size / shorter, config.max_size / longer)
         new = (math.floor(height * scale), math.floor(width * scale))
+    elif config.resize == "pil_floor":
+        new = _floored_size(height, width, config)
+    elif config.resize == "skimage":
+        scale = max(1.0, config.min_size / shorter)
+        if round(longer * scale) > config.max_size:
+            scale = config.max_size / longer
+        new = (round(height * scale), round(width * scale))
     else:
         scale = config.min_size / shorter
         exact = (height * scale, width * scale)
@@ -291,15 +298,45 @@ def resized_size(height: int, width: int, config: ImageConfig) -> tuple[int, int
     return max(new[0], 1), max(new[1], 1)
 
 
+def _floored_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
+    shorter, longer = min(height, width), max(height, width)
+    side = config.min_size
+    if longer / shorter * side > config.max_size:
+        side = round(config.max_size * shorter / longer)
+    if height < width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
 def prepare_image(image: UInt8[np.ndarray, "H W 3"], config: ImageConfig) -> Float[Tensor, "3 h w"]:
     """Return an RGB photo as the network sees it: resized, channels ordered, normalised; not yet padded."""
     height, width = resized_size(image.shape[0], image.shape[1], config)
-    if config.resize == "pil":
+    if config.resize in ("pil", "pil_floor"):
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         return _normalised(np.asarray(resized), config)
+    if config.resize == "skimage":
+        return _normalised(_resize_over_black(image, (height, width)), config)
     return F.interpolate(_normalised(image, config)[None], size=(height, width), mode="bilinear", align_corners=False)[
         0
     ]
+
+
+def _resize_over_black(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the image resized bilinearly in float64, the photo lying on black, and cut (not rounded) to whole numbers.
+
+    So scikit-image's `resize` does with order 1 and its constant mode: no antialiasing, darker borders.
+    """
+    if image.shape[:2] == size:
+        return image
+    for axis, (old, new) in enumerate(zip(image.shape[:2], size, strict=True)):
+        position = (np.arange(new) + 0.5) * (old / new) - 0.5
+        low = np.floor(position).astype(np.int64)
+        upper = position - low
+        padded = np.pad(image.astype(np.float64), [(1, 1) if a == axis else (0, 0) for a in range(3)])
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        below, above = (padded.take(np.clip(low + 1 + k, 0, old + 1), axis) for k in (0, 1))
+        image = below * (1 - upper).reshape(shape) + above * upper.reshape(shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _normalised(image: UInt8[np.ndarray, "H W 3"], config: ImageConfig) -> Float[Tensor, "3 H W"]:
@@ -317,7 +354,7 @@ def batch_images(
     original_sizes: Sequence[tuple[int, int]],
     config: ImageConfig,
 ) -> ImageBatch:
-    """Return prepared images padded with zeros, right and bottom, to one size.
+    """Return prepared images padded to one size.
 
     Args:
         images: what `prepare_image` returned.
@@ -345,9 +382,15 @@ def batch_images(
     divisor = config.size_divisor
     height, width = math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
     tensor = images[0].new_zeros(len(images), 3, height, width)
-    for slot, image, (h, w) in zip(tensor, images, sizes, strict=True):
-        slot[:, :h, :w] = image
-    return ImageBatch(tensor, torch.tensor(sizes), torch.tensor([tuple(s) for s in original_sizes]))
+    if config.padding_fill == "black":
+        black = _normalised(np.zeros((1, 1, 3), np.uint8), config)
+        tensor += black.to(tensor.dtype)
+    centred = config.padding_place == "center"
+    offsets = [((height - h) // 2, (width - w) // 2) if centred else (0, 0) for h, w in sizes]
+    for slot, image, (h, w), (y, x) in zip(tensor, images, sizes, offsets, strict=True):
+        slot[:, y : y + h, x : x + w] = image
+    originals = torch.tensor([tuple(s) for s in original_sizes])
+    return ImageBatch(tensor, torch.tensor(sizes), originals, torch.tensor(offsets) if centred else None)
 
 
 def prepare(images: Sequence[ImageLike], config: ImageConfig, first: int = 0) -> ImageBatch:

@@ -23,6 +23,7 @@ from maskrcnn.config import Config, ResNetConfig
 from maskrcnn.errors import ConfigError
 from maskrcnn.heads import BoxHead, MaskHead, SampledRoIs
 from maskrcnn.heads.box import Found, of_class
+from maskrcnn.ops import boxes as box_ops
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
 from maskrcnn.rpn import RPN
 from maskrcnn.stages import is_recording, stage
@@ -55,20 +56,24 @@ class MaskRCNN(nn.Module):
             )
         super().__init__()
         self.config = config
-        c4_network = config.fpn is None and isinstance(config.backbone, ResNetConfig)
-        build = ResNet if isinstance(config.backbone, ResNetConfig) else VGG
-        last_stage = 4 if config.fpn is None else 5
+        resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
+        c5_network = resnet is not None and resnet.dilate_c5
+        c4_network = resnet is not None and config.fpn is None and not c5_network
+        build = VGG if resnet is None else ResNet
+        last_stage = 4 if config.fpn is None and not c5_network else 5
         self.backbone = build(config.backbone, last_stage)  # type: ignore[arg-type]
         channels = self.backbone.channels
-        self.fpn = SingleScale(channels) if config.fpn is None else FPN(config.fpn, channels)
-        self.rpn = RPN(config.rpn, config.anchors, self.fpn.channels, self.fpn.strides)
-        self.box_roi_align = RoIAlign(config.roi_align, config.box.pool_size)
+        single = SingleScale(channels, "c5" if c5_network else "c4")
+        self.fpn = single if config.fpn is None else FPN(config.fpn, channels)
+        corners = config.box_corners
+        self.rpn = RPN(config.rpn, config.anchors, self.fpn.channels, self.fpn.strides, corners)
+        self.box_roi_align = RoIAlign(config.roi_align, config.box.pool_size, corners)
         self.stage5 = Stage(config.backbone, 5) if c4_network else nn.Identity()  # type: ignore[arg-type]
         crop_channels = getattr(self.stage5, "channels", self.fpn.channels)
         crop_size = -(-config.box.pool_size // 2) if c4_network else config.box.pool_size
-        self.box_head = BoxHead(config.box, crop_channels, crop_size, config.num_classes)
+        self.box_head = BoxHead(config.box, crop_channels, crop_size, config.num_classes, corners)
         if config.masks:
-            self.mask_roi_align = RoIAlign(config.roi_align, config.mask.pool_size)
+            self.mask_roi_align = RoIAlign(config.roi_align, config.mask.pool_size, corners)
             self.mask_head = MaskHead(config.mask, crop_channels, config.num_classes)
         self._freeze()
 
@@ -89,7 +94,7 @@ class MaskRCNN(nn.Module):
         Raises:
             InputError: images or targets have another shape or type, or do not fit each other.
         """
-        images = self._checked(images, targets)
+        images, targets = self._checked(images, targets)
         features = self.fpn(self.backbone(images.tensor))  # 1 backbone
         rpn = self.rpn(features, images)  # 2 RPN
         proposals = self.rpn.propose(rpn, images, training=targets is not None)
@@ -170,14 +175,19 @@ class MaskRCNN(nn.Module):
         """The type of the weights."""
         return next(self.parameters()).dtype
 
-    def _checked(self, images: Tensor | ImageBatch, targets: TargetBatch | None) -> ImageBatch:
+    def _checked(
+        self, images: Tensor | ImageBatch, targets: TargetBatch | None
+    ) -> tuple[ImageBatch, TargetBatch | None]:
+        """Return checked input, the boxes with the corners that the network works with."""
         batch = ImageBatch.of(images, self.config.image)
         if targets is not None:
             check_batch(targets, batch, self.config.num_classes, self.config.masks)
+            if self.config.box_corners == "centers":
+                targets = targets._replace(boxes=box_ops.move_ends(targets.boxes, -1.0))
         if is_recording():
             stage("image", batch.tensor)
             stage("image_meta", batch.meta(self.config.num_classes))
-        return batch
+        return batch, targets
 
     def _pyramid(self, features: Mapping[str, Float[Tensor, "N C _H _W"]]) -> FlatPyramid:
         """Return the levels that RoIs are cut from: all but p6."""
@@ -205,6 +215,8 @@ class MaskRCNN(nn.Module):
         run = _bucket(rois.positive[:, :slots])
         foreground = SampledRoIs(*(t[:, :run] for t in rois))
         logits = self.masks(pyramid, foreground.boxes)
+        if self.config.box_corners == "centers":  # masks know whole pixels
+            foreground = foreground._replace(boxes=box_ops.move_ends(foreground.boxes, 1.0))
         return self.mask_head.loss(logits, foreground, targets, self.config.roi_align.aligned)
 
     @staticmethod
@@ -215,7 +227,7 @@ class MaskRCNN(nn.Module):
     def _frozen(self) -> Iterator[nn.Module]:
         """Yield the modules of the stages that are not trained."""
         stages = self.backbone.stages()
-        if len(stages) == 4:  # C4: the fifth stage is the head
+        if isinstance(self.stage5, Stage):  # C4: the fifth stage is the head
             stages.append([self.stage5])
         for modules in stages[: self.config.backbone.frozen_stages]:
             yield from modules

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from maskrcnn.config import Config
+from maskrcnn.config import BoxCorners, Config
 from maskrcnn.errors import InputError
 from maskrcnn.images import ImageLike, prepare
 from maskrcnn.ops import boxes as box_ops
@@ -47,8 +48,9 @@ def unbatch(
     detections: DetectionBatch, images: ImageBatch, config: Config, score_threshold: float = 0.0
 ) -> list[Detections]:
     """Return one `Detections` per image, on the CPU, in the frame of the original photo, with masks pasted."""
-    scale = (images.original_sizes / images.sizes).flip(-1).repeat(1, 2)[:, None]  # x, y, x, y
-    boxes = box_ops.clip(detections.boxes * scale, images.original_sizes)
+    boxes = _in_photos(detections.boxes, images, config.box_corners)
+    if config.box.round_boxes:
+        boxes = boxes.round()
     keep = detections.valid & (detections.scores >= score_threshold) & box_ops.large_enough(boxes, 0.0)
     found = []
     for n, (height, width) in enumerate(images.original_sizes.tolist()):
@@ -57,7 +59,10 @@ def unbatch(
         if config.masks:
             probabilities = detections.mask_logits[n, chosen].sigmoid()
             rule, threshold = config.mask.paste, config.mask.threshold
-            masks = stage("masks", paste_masks(probabilities, boxes[n, chosen], (height, width), rule, threshold))
+            # The rule was written for corners that name the last pixel.
+            ends = -1.0 if config.box_corners == "inclusive" else 0.0
+            laid = box_ops.move_ends(boxes[n, chosen], ends)
+            masks = stage("masks", paste_masks(probabilities, laid, (height, width), rule, threshold))
         found.append(
             Detections(
                 boxes=boxes[n, chosen].cpu(),
@@ -69,3 +74,15 @@ def unbatch(
             )
         )
     return found
+
+
+def _in_photos(boxes: Float[Tensor, "N D 4"], images: ImageBatch, corners: BoxCorners) -> Float[Tensor, "N D 4"]:
+    """Return boxes of the input frame in the frame of the photos, as edges, clipped."""
+    ends = 0.0 if corners == "edges" else -1.0
+    last = 1 if corners == "centers" else 0  # corner to corner, or centre of the first pixel to that of the last
+    scale = (images.original_sizes - last) / (images.sizes - last).clamp(min=1)
+    starts = images.starts.flip(-1).repeat(1, 2)[:, None]
+    moved = box_ops.move_ends(boxes, ends if corners == "inclusive" else 0.0) - starts
+    moved = box_ops.move_ends(moved * scale.flip(-1).repeat(1, 2)[:, None], -ends)
+    photos = torch.cat((torch.zeros_like(images.original_sizes), images.original_sizes.flip(-1)), dim=1)
+    return box_ops.clip(moved, photos, "edges")

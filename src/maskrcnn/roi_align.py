@@ -1,4 +1,5 @@
-"""Part 3: RoIAlign (Mask R-CNN, section 3), for all pyramid levels in one call; and RoIPool, which it replaced.
+"""Part 3: RoIAlign (Mask R-CNN, section 3), for all pyramid levels in one call; RoIPool, which it replaced; and
+TensorFlow's crop_and_resize, which Matterport's implementation takes for it.
 
 Bilinear sampling is separable: a sample reads two rows and two columns, each with a weight. So every bin of
 every RoI is a weighted sum of a few feature vectors. All levels are laid out as one table with a feature
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from maskrcnn.config import RoIAlignConfig
+from maskrcnn.config import BoxCorners, RoIAlignConfig
 from maskrcnn.ops import bilinear
 from maskrcnn.ops import boxes as box_ops
 
@@ -43,16 +44,21 @@ class FlatPyramid(NamedTuple):
 class RoIAlign(nn.Module):
     """Cuts every RoI out of the pyramid level that serves it, as crops of one fixed size."""
 
-    def __init__(self, config: RoIAlignConfig, output_size: int) -> None:
+    def __init__(self, config: RoIAlignConfig, output_size: int, corners: BoxCorners = "edges") -> None:
         super().__init__()
         self.config = config
         self.output_size = output_size
+        self.corners = corners
 
     def forward(
         self, pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"]
     ) -> Float[Tensor, "NR C size size"]:
         """Return the crops of all images' boxes (input frame), image by image."""
         boxes = boxes.detach()
+        if self.config.method == "crop_and_resize":
+            boxes = box_ops.move_ends(boxes, 0.0 if self.corners == "centers" else -1.0)
+            return crop_and_resize(pyramid, boxes, levels, self.output_size)
+        boxes = box_ops.move_ends(boxes, {"edges": 0.0, "inclusive": -1.0, "centers": 1.0}[self.corners])
         if self.config.method == "pool":
             return roi_pool(pyramid, boxes, levels, self.output_size)
         ratio, aligned = self.config.sampling_ratio, self.config.aligned
@@ -71,7 +77,8 @@ def assign_levels(boxes: Float[Tensor, "*b 4"], strides: Sequence[int], config: 
     """
     finest = round(math.log2(strides[0]))
     side = box_ops.area(boxes).clamp(min=0).sqrt()
-    level = torch.floor(config.canonical_level + torch.log2(side / config.canonical_size) + 1e-6)
+    level = config.canonical_level + torch.log2(side / config.canonical_size) + config.level_epsilon
+    level = level.floor() if config.level_rounding == "floor" else level.round()
     return (level - finest).clamp(0, len(strides) - 1).long()
 
 
@@ -144,6 +151,36 @@ def roi_pool(
         maxima = maxima * (filled[:, 1, :, None] * filled[:, 0, None, :]).reshape(-1, 1)
         parts.append((chunk, maxima.reshape(len(part.base), output_size**2, pyramid.table.shape[1])))
     return _as_crops(_in_order(parts), output_size)
+
+
+def crop_and_resize(
+    pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"], output_size: int
+) -> Float[Tensor, "NR C size size"]:
+    """Return the crop of each box as TensorFlow's op does: a bilinear sample per bin, from border to border.
+
+    The first sample of an axis lies on the box's first corner and the last on its second, whatever the box's size;
+    the input's first and last pixel centres fall on those of the map. A sample outside the map is 0.
+
+    Args:
+        pyramid: the feature maps.
+        boxes: input frame, corners at pixel centres (`Config.box_corners` "centers").
+        levels: which level of the pyramid serves each box.
+        output_size: bins along each side.
+    """
+    rois = _rois_in_cells(pyramid, boxes, levels, offset=0.0)
+    last_cell = (rois.extent - 1).to(boxes.dtype)
+    strides = torch.tensor(pyramid.strides, device=boxes.device)[levels].reshape(-1, 1)
+    last_pixel = (rois.extent * strides - 1).to(boxes.dtype)
+    start, end = boxes.reshape(-1, 4)[:, :2] / last_pixel, boxes.reshape(-1, 4)[:, 2:] / last_pixel
+    step = (end - start) * last_cell / max(output_size - 1, 1)
+    first = start * last_cell if output_size > 1 else (start + end) / 2 * last_cell
+    number = torch.arange(output_size, device=boxes.device, dtype=boxes.dtype)
+    position = first[:, :, None] + number * step[:, :, None]  # [R, 2, bins], x and y
+    axes = []
+    for axis in (1, 0):
+        cells, weight = bilinear.neighbours(position[:, axis, :, None], rois.extent[:, axis, None, None], margin=0.0)
+        axes.append(_Samples(cells.flatten(2), weight.flatten(2)))
+    return _as_crops(_weighted_sums(pyramid.table, rois, *axes), output_size)
 
 
 class _RoIs(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from maskrcnn.anchors import make_anchors
-from maskrcnn.config import AnchorConfig, RPNConfig
+from maskrcnn.config import AnchorConfig, BoxCorners, RPNConfig
 from maskrcnn.layers import init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
@@ -34,9 +34,17 @@ class RPNOutput(NamedTuple):
 class RPN(nn.Module):
     """A small network slid over the features: at each anchor, is there an object, and where exactly?"""
 
-    def __init__(self, config: RPNConfig, anchors: AnchorConfig, in_channels: int, strides: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        config: RPNConfig,
+        anchors: AnchorConfig,
+        in_channels: int,
+        strides: Mapping[str, int],
+        corners: BoxCorners = "edges",
+    ) -> None:
         super().__init__()
         self.config = config
+        self.corners: BoxCorners = corners
         self.anchor_config = anchors
         self.strides = dict(strides)
         widths = [in_channels] + [config.channels] * config.num_convs
@@ -55,6 +63,7 @@ class RPN(nn.Module):
             list(self.strides.values()),
             (int(images.tensor.shape[2]), int(images.tensor.shape[3])),
             images.tensor.device,
+            self.corners,
         )
         heads = [self._head(m) for m in maps]
         return RPNOutput(
@@ -77,13 +86,14 @@ class RPN(nn.Module):
         pre_nms, post_nms = config.pre_nms_top_n, config.post_nms_top_n
         if training:
             pre_nms, post_nms = config.pre_nms_top_n_training, config.post_nms_top_n_training
-        scores, index = _top_of_each_level(output.objectness.detach(), output.level_sizes, pre_nms)
+        level_sizes = output.level_sizes if config.per_level else (sum(output.level_sizes),)
+        scores, index = _top_of_each_level(output.objectness.detach(), level_sizes, pre_nms)
         levels, most = index.shape[1:]  # [N, L, most]: levels with fewer anchors repeat their first with −inf
         flat = index.flatten(1)
         reference = stage("proposals_before_refinement", output.anchors[flat])
         deltas = box_ops.gather_rows(output.deltas.detach(), flat)
         boxes = box_ops.decode(reference, deltas, config.delta_weights, config.max_log_scale)
-        boxes = stage("proposals_before_nms", box_ops.clip(boxes, images.sizes))
+        boxes = stage("proposals_before_nms", box_ops.clip(boxes, images.windows(config.clip), self.corners))
         valid = box_ops.large_enough(boxes, config.min_size) & scores.flatten(1).isfinite()
         keep = nms(boxes.reshape(-1, most, 4), valid.reshape(-1, most), config.nms_threshold)
         scores = scores.flatten(1).masked_fill(~keep.reshape(-1, levels * most), float("-inf"))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -32,12 +32,27 @@ class ImageBatch(NamedTuple):
     """Images as the network sees them: resized, normalised, padded to one size.
 
     `sizes` is the (height, width) that the image itself fills, in pixels of the input frame, from
-    the top left corner; the rest of each tensor is padding. `original_sizes` is (height, width) of the photo.
+    `offsets` on; the rest of each tensor is padding. `original_sizes` is (height, width) of the photo.
     """
 
     tensor: Float[Tensor, "N 3 H W"]
     sizes: Int64[Tensor, "N 2"]
     original_sizes: Int64[Tensor, "N 2"]
+    offsets: Int64[Tensor, "N 2"] | None = None
+    """(y, x) of the image's first pixel; None where all images begin at the top left."""
+
+    @property
+    def starts(self) -> Int64[Tensor, "N 2"]:
+        """Return (y, x) of the image's first pixel."""
+        return torch.zeros_like(self.sizes) if self.offsets is None else self.offsets
+
+    def windows(self, of: Literal["image", "input"] = "image") -> Int64[Tensor, "N 4"]:
+        """Return the edges (x1, y1, x2, y2) of each image in the input frame, or those of the padded input."""
+        if of == "image":
+            starts = self.starts
+            return torch.cat((starts.flip(-1), (starts + self.sizes).flip(-1)), dim=1)
+        height, width = self.tensor.shape[-2:]
+        return torch.tensor([[0, 0, width, height]], device=self.sizes.device).expand(len(self.sizes), 4)
 
     @classmethod
     def of(cls, images: Tensor | ImageBatch, config: ImageConfig) -> ImageBatch:
@@ -73,17 +88,21 @@ class ImageBatch(NamedTuple):
         if batch is None:
             sizes = torch.tensor([[height, width]], device=tensor.device).expand(count, 2)
             return cls(tensor, sizes, sizes)
-        for name in ("sizes", "original_sizes"):
-            got = list(getattr(batch, name).shape)
+        pairs = {"sizes": batch.sizes, "original_sizes": batch.original_sizes, "offsets": batch.starts}
+        for name, pair in pairs.items():
+            got = list(pair.shape)
             if got != [count, 2]:
-                raise InputError(f"images.{name} must be [{count}, 2], (height, width) of each image; got {got}.")
+                what = "(y, x)" if name == "offsets" else "(height, width)"
+                raise InputError(f"images.{name} must be [{count}, 2], {what} of each image; got {got}.")
         return batch
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ImageBatch:
         """Return the batch on another device, its pixels as another type if wished."""
         tensor = self.tensor.to(device, dtype, non_blocking=True)
-        sizes, original_sizes = (t.to(device, non_blocking=True) for t in self[1:])
-        return ImageBatch(tensor, sizes, original_sizes)
+        sizes, original_sizes, starts = (
+            t.to(device, non_blocking=True) for t in (self.sizes, self.original_sizes, self.starts)
+        )
+        return ImageBatch(tensor, sizes, original_sizes, None if self.offsets is None else starts)
 
     def meta(self, num_classes: int) -> Float[Tensor, "N _"]:
         """Return what Matterport calls `input_image_meta`, 12 + K + 1 numbers for each image.
@@ -95,7 +114,7 @@ class ImageBatch(NamedTuple):
         meta = torch.zeros(count, 13 + num_classes, device=self.tensor.device)
         meta[:, 1:3], meta[:, 3] = self.original_sizes, channels
         meta[:, 4], meta[:, 5], meta[:, 6] = height, width, channels
-        meta[:, 9:11] = self.sizes
+        meta[:, 7:9], meta[:, 9:11] = self.starts, self.starts + self.sizes
         meta[:, 11] = self.sizes[:, 0] / self.original_sizes[:, 0]
         return meta
 

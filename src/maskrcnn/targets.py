@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from maskrcnn.config import Resize
 from maskrcnn.errors import InputError, counted, did_you_mean
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
 
@@ -320,7 +321,7 @@ def resize_target(
     target: Target,
     original: tuple[int, int],
     size: tuple[int, int],
-    resize: Literal["pil", "float"] = "float",
+    resize: Resize = "float",
 ) -> Target:
     """Return the target in the frame of its resized image.
 
@@ -331,7 +332,7 @@ def resize_target(
         original: (height, width) of the photo.
         size: (height, width) of the resized image.
         resize: `ImageConfig.resize`. `float` takes the pixel at floor(i · old / new), as torch's nearest
-            does (torchvision), `pil` the one at floor((i + ½) · old / new), as Pillow's does (Detectron2).
+            does (torchvision); the others take the one at floor((i + ½) · old / new), as Pillow's does (Detectron2).
     """
     (old_h, old_w), (new_h, new_w) = original, size
     x, y = new_w / old_w, new_h / old_h
@@ -344,9 +345,9 @@ def resize_target(
     return replace(target, boxes=boxes, masks=masks)
 
 
-def _nearest(old: int, new: int, resize: Literal["pil", "float"]) -> Int64[Tensor, " new"]:
+def _nearest(old: int, new: int, resize: Resize) -> Int64[Tensor, " new"]:
     """Return which of `old` pixels each of `new` pixels takes, to the last bit as the two libraries do."""
-    if resize == "pil":
+    if resize != "float":
         step = old / new
         index = np.floor(np.cumsum(np.array([step * 0.5] + [step] * (new - 1))))  # Pillow adds up, too.
     else:
@@ -354,13 +355,19 @@ def _nearest(old: int, new: int, resize: Literal["pil", "float"]) -> Int64[Tenso
     return torch.from_numpy(np.minimum(index.astype(np.int64), old - 1))
 
 
-def batch_targets(targets: Sequence[Target], padded_size: tuple[int, int], masks: bool) -> TargetBatch:
+def batch_targets(
+    targets: Sequence[Target],
+    padded_size: tuple[int, int],
+    masks: bool,
+    offsets: Int64[Tensor, "N 2"] | None = None,
+) -> TargetBatch:
     """Return targets in the input frame, without crowds, padded to one number of objects.
 
     Args:
         targets: what `resize_target` returned.
         padded_size: (height, width) of the images' tensor.
         masks: whether masks are wanted; without, they have height and width 0.
+        offsets: `ImageBatch.offsets`, (y, x) of each image's first pixel.
 
     Raises:
         InputError: there is no target, or one has objects and no masks although masks are wanted.
@@ -378,7 +385,8 @@ def batch_targets(targets: Sequence[Target], padded_size: tuple[int, int], masks
         masks=first.new_zeros(N, G, height, width, dtype=torch.bool),
         valid=first.new_zeros(N, G, dtype=torch.bool),
     )
-    for n, target in enumerate(targets):
+    starts = [(0, 0)] * N if offsets is None else offsets.tolist()
+    for n, (target, (y, x)) in enumerate(zip(targets, starts, strict=True)):
         g = len(target)
         if (
             masks
@@ -387,9 +395,11 @@ def batch_targets(targets: Sequence[Target], padded_size: tuple[int, int], masks
         ):
             got = f"{target.masks.shape[1]} × {target.masks.shape[2]}"
             raise InputError(f"targets[{n}].masks must fit in the padded {height} × {width} pixels; got {got}.")
-        batch.boxes[n, :g], batch.labels[n, :g], batch.valid[n, :g] = target.boxes, target.labels, True
+        batch.boxes[n, :g] = target.boxes + target.boxes.new_tensor([x, y, x, y])
+        batch.labels[n, :g], batch.valid[n, :g] = target.labels, True
         if masks and g:
             if target.masks is None:
                 raise InputError(f"targets[{n}].masks is missing; a network with masks learns from them.")
-            batch.masks[n, :g, : target.masks.shape[1], : target.masks.shape[2]] = target.masks
+            h, w = target.masks.shape[1:]
+            batch.masks[n, :g, y : y + h, x : x + w] = target.masks
     return batch

@@ -199,25 +199,36 @@ def test_encode_and_decode_gradients() -> None:
 # clip, large_enough, gather_rows
 
 
-def test_clip_cuts_each_image_to_its_own_height_and_width() -> None:
+WINDOWS = torch.tensor([[0, 0, 20, 10], [2, 4, 16, 32]])
+
+
+@pytest.mark.parametrize(
+    ("corners", "first", "second"),
+    [
+        ("edges", [[0, 0, 20, 10], [8, 3, 12, 4], [20, 10, 20, 10]], [[2, 4, 16, 32], [8, 4, 12, 4], [16, 30, 16, 32]]),
+        (
+            "inclusive",
+            [[0, 0, 20, 10], [8, 3, 12, 4], [19, 9, 20, 10]],
+            [[2, 4, 16, 32], [8, 4, 12, 5], [15, 30, 16, 32]],
+        ),
+        ("centers", [[0, 0, 19, 9], [8, 3, 12, 4], [19, 9, 19, 9]], [[2, 4, 15, 31], [8, 4, 12, 4], [15, 30, 15, 31]]),
+    ],
+    ids=["edges", "inclusive", "centers"],
+)
+def test_clip_cuts_each_image_to_its_own_window(corners, first, second) -> None:
     boxes = torch.tensor([[-5.0, -5, 50, 50], [8, 3, 12, 4], [30, 30, 40, 40]])
-    sizes = torch.tensor([[10, 20], [32, 16]])  # height, width
-    expected = torch.tensor(
-        [
-            [[0.0, 0, 20, 10], [8, 3, 12, 4], [20, 10, 20, 10]],
-            [[0.0, 0, 16, 32], [8, 3, 12, 4], [16, 30, 16, 32]],
-        ]
-    )
-    torch.testing.assert_close(box_ops.clip(boxes.expand(2, 3, 4), sizes), expected)
+    expected = torch.tensor([first, second], dtype=torch.float32)
+    assert torch.equal(box_ops.clip(boxes.expand(2, 3, 4), WINDOWS, corners), expected)
 
 
 def test_clip_takes_any_number_of_dimensions() -> None:
-    boxes, sizes = random_boxes(2, 3, 5), torch.tensor([[10, 20], [32, 16]])
-    torch.testing.assert_close(box_ops.clip(boxes, sizes), box_ops.clip(boxes.flatten(1, 2), sizes).reshape(2, 3, 5, 4))
+    boxes = random_boxes(2, 3, 5)
+    flat = box_ops.clip(boxes.flatten(1, 2), WINDOWS, "edges")
+    torch.testing.assert_close(box_ops.clip(boxes, WINDOWS, "edges"), flat.reshape(2, 3, 5, 4))
 
 
 def test_clip_of_no_boxes() -> None:
-    assert box_ops.clip(torch.zeros(2, 0, 4), torch.tensor([[10, 20], [32, 16]])).shape == (2, 0, 4)
+    assert box_ops.clip(torch.zeros(2, 0, 4), WINDOWS, "edges").shape == (2, 0, 4)
 
 
 @pytest.mark.parametrize(

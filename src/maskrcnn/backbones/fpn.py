@@ -48,17 +48,17 @@ class FPN(nn.Module):
 
 
 class SingleScale(nn.Module):
-    """The papers' network before FPN: the RPN and the RoIs all use c4, at stride 16."""
+    """The networks without FPN: the RPN and the RoIs all use one map at stride 16, c4 or a dilated c5."""
 
-    strides = {"c4": 16}  # noqa: RUF012
-
-    def __init__(self, in_channels: Mapping[str, int]) -> None:
+    def __init__(self, in_channels: Mapping[str, int], name: str = "c4") -> None:
         super().__init__()
-        self.channels = in_channels["c4"]
+        self.name = name
+        self.strides = {name: 16}
+        self.channels = in_channels[name]
 
     def forward(self, features: Mapping[str, Float[Tensor, "N _C _H _W"]]) -> dict[str, Float[Tensor, "N C _H _W"]]:
-        """Return c4 alone."""
-        return {"c4": features["c4"]}
+        """Return that map alone."""
+        return {self.name: features[self.name]}
 
 
 def _add_coarser(finer: Float[Tensor, "N C H W"], coarser: Float[Tensor, "N C _H _W"]) -> Float[Tensor, "N C H W"]:

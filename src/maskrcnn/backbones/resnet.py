@@ -14,7 +14,10 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class ResNet(nn.Module):
-    """Stem and stages: c1 at stride 2 to c5 at stride 32. `last_stage=4` stops at c4, as the C4 network does."""
+    """Stem and stages: c1 at stride 2 to c5 at stride 32, or 16 if dilated.
+
+    `last_stage=4` stops at c4, as the C4 network does.
+    """
 
     def __init__(self, config: ResNetConfig, last_stage: int = 5) -> None:
         super().__init__()
@@ -23,7 +26,9 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, config.width, 7, stride=2, padding=3, bias=config.norm == "none")
         self.bn1 = make_norm(config.norm, config.width, config.norm_eps)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        # Rounding the size up pads at the end alone, and there only where a side is even.
+        around = config.stem_padding == "around"
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if around else nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.layer1 = Stage(config, 2)
         self.layer2 = Stage(config, 3)
         self.layer3 = Stage(config, 4)
@@ -62,8 +67,10 @@ class Stage(nn.Sequential):
         planes = config.width * 2 ** (number - 2)
         in_channels = config.width if number == 2 else planes // 2 * block.expansion
         blocks = []
+        dilation = 2 if number == 5 and config.dilate_c5 else 1
         for i in range(BLOCKS[config.depth][number - 2]):
-            blocks.append(block(config, in_channels, planes, stride=2 if i == 0 and number > 2 else 1))
+            stride = 2 if i == 0 and number > 2 and dilation == 1 else 1
+            blocks.append(block(config, in_channels, planes, stride, dilation))
             in_channels = planes * block.expansion
         super().__init__(*blocks)
         self.channels = in_channels
@@ -74,12 +81,12 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, config: ResNetConfig, in_channels: int, planes: int, stride: int) -> None:
+    def __init__(self, config: ResNetConfig, in_channels: int, planes: int, stride: int, dilation: int = 1) -> None:
         super().__init__()
         bias = config.norm == "none"
-        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride=stride, padding=1, bias=bias)
+        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, padding=dilation, dilation=dilation, bias=bias)
         self.bn1 = make_norm(config.norm, planes, config.norm_eps)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=bias)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=dilation, dilation=dilation, bias=bias)
         self.bn2 = make_norm(config.norm, planes, config.norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(config, in_channels, planes, stride)
@@ -97,7 +104,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, config: ResNetConfig, in_channels: int, planes: int, stride: int) -> None:
+    def __init__(self, config: ResNetConfig, in_channels: int, planes: int, stride: int, dilation: int = 1) -> None:
         super().__init__()
         stride_1x1, stride_3x3 = (stride, 1) if config.stride_in_1x1 else (1, stride)
         bias = config.norm == "none"
@@ -105,7 +112,9 @@ class Bottleneck(nn.Module):
         out_channels = planes * self.expansion
         self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=stride_1x1, bias=bias)
         self.bn1 = make_norm(config.norm, inner, config.norm_eps)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride_3x3, padding=1, groups=config.groups, bias=bias)
+        self.conv2 = nn.Conv2d(
+            inner, inner, 3, stride_3x3, padding=dilation, dilation=dilation, groups=config.groups, bias=bias
+        )
         self.bn2 = make_norm(config.norm, inner, config.norm_eps)
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=bias)
         self.bn3 = make_norm(config.norm, out_channels, config.norm_eps)

@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from maskrcnn.config import BoxHeadConfig
+from maskrcnn.config import BoxCorners, BoxHeadConfig
 from maskrcnn.layers import ConvNorm, init_layer, init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.nms import nms
 from maskrcnn.stages import stage
 from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
+
+CLASS_STD, BOX_STD = 0.01, 0.001
+"""Standard deviations of the predictors' first weights (Fast R-CNN, section 2.3)."""
 
 
 class SampledRoIs(NamedTuple):
@@ -40,9 +43,17 @@ class Found(NamedTuple):
 class BoxHead(nn.Module):
     """Convolutions (if any), fully connected layers (if any, else the mean of the crop), two predictors."""
 
-    def __init__(self, config: BoxHeadConfig, in_channels: int, crop_size: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        config: BoxHeadConfig,
+        in_channels: int,
+        crop_size: int,
+        num_classes: int,
+        corners: BoxCorners = "edges",
+    ) -> None:
         super().__init__()
         self.config = config
+        self.corners: BoxCorners = corners
         self.num_classes = num_classes
         convs = [in_channels] + [config.conv_channels] * config.num_convs
         self.convs = nn.Sequential(*(ConvNorm(a, b, 3, config.norm, config.norm_eps) for a, b in pairwise(convs)))
@@ -53,8 +64,8 @@ class BoxHead(nn.Module):
         self.box_deltas = nn.Linear(widths[-1], 4 * (1 if config.class_agnostic else num_classes))
         for fc in self.fcs:
             init_layer(fc)  # type: ignore[arg-type]
-        init_predictor(self.class_logits, std=0.01)
-        init_predictor(self.box_deltas, std=0.001)
+        init_predictor(self.class_logits, std=CLASS_STD)
+        init_predictor(self.box_deltas, std=BOX_STD)
 
     def forward(self, crops: Float[Tensor, "R C size size"]) -> tuple[Float[Tensor, "R K1"], Float[Tensor, "R Kb 4"]]:
         """Return class logits, background last, and box deltas per class (or one, class-agnostic)."""
@@ -108,8 +119,13 @@ class BoxHead(nn.Module):
         """Return the best boxes over all classes, after NMS within each class (Mask R-CNN, section 3.1)."""
         config = self.config
         num_images, num_proposals = proposals.valid.shape
-        scores = class_logits.softmax(-1)[:, :-1].reshape(num_images, num_proposals, -1)
-        scores = torch.where(proposals.valid[..., None], scores, 0.0).flatten(1)
+        scores = class_logits.softmax(-1)
+        if config.classes_per_roi == "best":
+            scores = torch.where(scores == scores.amax(-1, keepdim=True), scores, 0.0)
+        scores = scores[:, :-1].reshape(num_images, num_proposals, -1)
+        if config.classes_per_roi == "all":
+            scores = torch.where(proposals.valid[..., None], scores, 0.0)
+        scores = scores.flatten(1)
         scores, pair = scores.topk(min(config.candidates, scores.shape[1]))
         roi = pair // self.num_classes
         labels = pair % self.num_classes
@@ -119,7 +135,7 @@ class BoxHead(nn.Module):
         boxes = box_ops.decode(
             box_ops.gather_rows(proposals.boxes, roi), deltas, config.delta_weights, config.max_log_scale
         )
-        boxes = stage("detections_before_nms", box_ops.clip(boxes, images.sizes))
+        boxes = stage("detections_before_nms", box_ops.clip(boxes, images.windows(), self.corners))
         valid = (scores > config.score_threshold) & box_ops.large_enough(boxes, config.min_size)
         keep = nms(boxes, valid, config.nms_threshold, groups=labels)
         ranked = torch.where(keep, scores, -1.0)

@@ -17,6 +17,9 @@ from maskrcnn.ops.masks import crop_masks
 from maskrcnn.stages import stage
 from maskrcnn.structures import TargetBatch
 
+MASK_STD = 0.001
+"""Standard deviation of the predictor's first weights."""
+
 
 class MaskHead(nn.Module):
     """A small fully convolutional network: one mask per class, twice as fine as the crop."""
@@ -29,7 +32,7 @@ class MaskHead(nn.Module):
         self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, stride=2)
         self.predictor = nn.Conv2d(config.channels, 1 if config.class_agnostic else num_classes, 1)
         init_layer(self.deconv)
-        init_predictor(self.predictor, std=0.001)
+        init_predictor(self.predictor, std=MASK_STD)
 
     def forward(self, crops: Float[Tensor, "R C size size"]) -> Float[Tensor, "R Km M M"]:
         """Return mask logits for every class (or one, class-agnostic)."""

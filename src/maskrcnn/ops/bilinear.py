@@ -20,13 +20,13 @@ def positions(
 
 
 def neighbours(
-    position: Float[Tensor, "R P g"], extent: Int64[Tensor, "#R 1 1"]
+    position: Float[Tensor, "R P g"], extent: Int64[Tensor, "#R 1 1"], margin: float = 1.0
 ) -> tuple[Int64[Tensor, "R P g 2"], Float[Tensor, "R P g 2"]]:
     """Return the two cells around each position and their weights.
 
-    Up to one cell outside the map the border cell counts; farther out a sample is worth nothing.
+    Up to `margin` cells outside the map the border cell counts; farther out a sample is worth nothing.
     """
-    inside = ((position >= -1) & (position <= extent)).to(position.dtype)
+    inside = ((position >= -margin) & (position <= extent - 1 + margin)).to(position.dtype)
     position = position.clamp(min=0)
     low = torch.minimum(position.floor().long().clamp(min=0), extent - 1)
     high = torch.minimum(low + 1, extent - 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
+
+from maskrcnn.config import BoxCorners
 
 
 def area(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b"]:
@@ -73,11 +75,11 @@ def decode(
     reference: Float[Tensor, "*b 4"],
     deltas: Float[Tensor, "*b 4"],
     weights: tuple[float, float, float, float],
-    max_log_scale: float,
+    max_log_scale: float | None,
 ) -> Float[Tensor, "*b 4"]:
     """Return `reference` boxes moved by `deltas`, the inverse of `encode` (R-CNN, appendix C).
 
-    dw and dh are limited above by `max_log_scale`, so that a wild prediction stays a finite box.
+    dw and dh are limited above by `max_log_scale`, if given, so that a wild prediction stays a finite box.
 
     Example:
         >>> box, ones = torch.tensor([[0.0, 0.0, 10.0, 10.0]]), (1.0, 1.0, 1.0, 1.0)
@@ -87,21 +89,43 @@ def decode(
     width, height, x, y = _center(reference)
     dx, dy, dw, dh = (deltas / deltas.new_tensor(weights)).unbind(-1)
     to_x, to_y = dx * width + x, dy * height + y
-    half_width = 0.5 * width * torch.exp(dw.clamp(max=max_log_scale))
-    half_height = 0.5 * height * torch.exp(dh.clamp(max=max_log_scale))
+    if max_log_scale is not None:
+        dw, dh = dw.clamp(max=max_log_scale), dh.clamp(max=max_log_scale)
+    half_width, half_height = 0.5 * width * torch.exp(dw), 0.5 * height * torch.exp(dh)
     return torch.stack((to_x - half_width, to_y - half_height, to_x + half_width, to_y + half_height), dim=-1)
 
 
-def clip(boxes: Float[Tensor, "N *b 4"], sizes: Int64[Tensor, "N 2"]) -> Float[Tensor, "N *b 4"]:
-    """Return the boxes cut to their images, whose (height, width) are `sizes`."""
-    limits = sizes.flip(-1).repeat(1, 2).to(boxes.dtype)  # width, height, width, height
-    limits = limits.reshape(len(limits), *[1] * (boxes.dim() - 2), 4)
-    return torch.minimum(boxes.clamp(min=0), limits)
+def clip(boxes: Float[Tensor, "N *b 4"], windows: Num[Tensor, "N 4"], corners: BoxCorners) -> Float[Tensor, "N *b 4"]:
+    """Return the boxes cut to one window per image, given by its edges (x1, y1, x2, y2).
+
+    Args:
+        boxes: as `corners` says.
+        windows: the same units, always edges.
+        corners: `Config.box_corners`. With `inclusive` a box outside keeps the pixel at the border.
+    """
+    low, high = windows[:, :2], windows[:, 2:]
+    lowest = torch.cat((low, low + 1 if corners == "inclusive" else low), dim=1)
+    highest = torch.cat((high if corners == "edges" else high - 1, high - 1 if corners == "centers" else high), dim=1)
+    shape = (len(windows), *[1] * (boxes.dim() - 2), 4)
+    lowest, highest = (limit.to(boxes.dtype).reshape(shape) for limit in (lowest, highest))
+    return torch.minimum(torch.maximum(boxes, lowest), highest)
 
 
-def large_enough(boxes: Float[Tensor, "*b 4"], min_size: float) -> Bool[Tensor, "*b"]:
-    """Return whether both sides are finite and at least `min_size`; empty boxes never are."""
+def move_ends(boxes: Float[Tensor, "*b 4"], by: float) -> Float[Tensor, "*b 4"]:
+    """Return boxes whose x2 and y2 lie `by` farther on: −1 turns `edges` into `centers`, 1 the reverse.
+
+    Example:
+        >>> move_ends(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), -1.0)
+        tensor([[ 0.,  0.,  9., 19.]])
+    """
+    return boxes + boxes.new_tensor([0.0, 0.0, by, by]) if by else boxes
+
+
+def large_enough(boxes: Float[Tensor, "*b 4"], min_size: float | None) -> Bool[Tensor, "*b"]:
+    """Return whether both sides are finite, positive and at least `min_size`; with None, whether they are finite."""
     sides = boxes[..., 2:] - boxes[..., :2]
+    if min_size is None:
+        return sides.isfinite().all(-1)
     return ((sides >= min_size) & (sides > 0) & sides.isfinite()).all(-1)
 
 

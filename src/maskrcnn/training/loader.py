@@ -91,7 +91,7 @@ class TrainingItems(Dataset[Any]):
         good = [item for item in items if isinstance(item, _Item)]
         images = batch_images([i.image for i in good], [i.original_size for i in good], self.config.image)
         height, width = images.tensor.shape[-2:]
-        targets = batch_targets([i.target for i in good], (height, width), self.config.masks)
+        targets = batch_targets([i.target for i in good], (height, width), self.config.masks, images.offsets)
         return Batch(images, targets, tuple(i.name for i in good), tuple(u.reason for u in unreadable))
 
     def _next_readable(self, after: _Unreadable) -> _Item | MaskRCNNError:

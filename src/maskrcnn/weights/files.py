@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import struct
@@ -20,12 +21,21 @@ from torch import Tensor
 from maskrcnn.config import Config
 from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_mean, os_reason
 from maskrcnn.files import replacing
-from maskrcnn.weights import torchvision
+from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
+from maskrcnn.weights.classes import Carried, carry_classes
+from maskrcnn.weights.importing import Imported, described
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
 
-FORMATS = ("maskrcnn", "torchvision")
+logger = logging.getLogger("maskrcnn")
+IMPORTERS: dict[str, Any] = {
+    "torchvision": torchvision,
+    "detectron2": detectron2,
+    "maskrcnn-benchmark": maskrcnn_benchmark,
+    "matterport": matterport,
+}
+FORMATS = ("maskrcnn", *IMPORTERS)
 METADATA_KEY = "maskrcnn.config"
 TRAINING_KEY = "maskrcnn.training"
 
@@ -35,40 +45,110 @@ def load(
     format: str | None = None,
     class_names: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    partial: bool = False,
 ) -> MaskRCNN:
     """Return the network that a weights file describes, in eval mode, on the CPU.
 
+    What no tensor tells is assumed by the rule of the file's implementation and logged, by the logger "maskrcnn",
+    with what to override.
+
     Args:
-        source: our `.safetensors`, a torchvision `.pth`, or a mapping from tensor names to tensors.
-        format: which implementation wrote it, "maskrcnn" or "torchvision"; recognised by the names of its
-            tensors if not given.
-        class_names: names for its classes, background not counted; needed where the file has none.
+        source: our `.safetensors`, a `.pth` or `.pkl` of torchvision, Detectron2 or maskrcnn-benchmark, a `.h5` of
+            Matterport's, or a mapping from tensor names to tensors.
+        format: which implementation wrote it, one of `FORMATS`; recognised by the names of its tensors if not given.
+        class_names: the classes that the network shall know, background not counted. Of classes that the file
+            has under the same name all weights are kept; others start anew. Names for a file without any, if they
+            are as many.
         overrides: dotted configuration fields that the file does not tell, as `{"backbone.norm_eps": 0.0}`.
+        partial: start parts that the file lacks from random weights.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its tensors do not fit together.
         ConfigError: an override is unknown or out of range.
         InputError: there is no such format.
     """
-    from maskrcnn.model import MaskRCNN
+    name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
+    imported = import_weights(source, format)
+    for assumption in imported.assumed:
+        if assumption.field not in (overrides or {}):
+            logger.warning("%s: assumed %s", name, assumption)
+    if imported.unused:
+        logger.warning("%s: no part of the network takes %s", name, _some(imported.unused))
+    if class_names is not None:
+        carried = carry_classes(imported.config, imported.tensors, class_names, imported.names_known)
+        imported.config, imported.tensors = carried.config, carried.tensors
+        if carried.started:
+            logger.warning("%s: %s", name, said_of_classes(carried))
+    imported.config = imported.config.replace(overrides or {})
+    model, missing = build(imported, name, partial)
+    if missing:
+        logger.warning("%s: from random weights start %s", name, _some(missing))
+    return model
 
+
+def import_weights(
+    source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray], format: str | None = None
+) -> Imported:
+    """Return what a weights file or mapping holds, in our terms; see `load` for arguments and errors."""
     if format is not None and format not in FORMATS:
         hint = did_you_mean(format, list(FORMATS))
-        raise InputError(f"format must be {' or '.join(FORMATS)}; got {format!r}.{hint}")
+        raise InputError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.{hint}")
     name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
     tensors, metadata = (_as_tensors(source), {}) if isinstance(source, Mapping) else _read(Path(source).expanduser())
     if tensors and all(key.startswith("module.") for key in tensors):  # saved from within a wrapper for several GPUs
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     format = format or _recognise(tensors, metadata, name)
-    if format == "torchvision":
-        config, tensors = torchvision.convert(tensors, class_names, name)
-    elif METADATA_KEY not in metadata:
+    if format != "maskrcnn":
+        return IMPORTERS[format].convert(tensors, name, metadata)
+    if METADATA_KEY not in metadata:
         raise CheckpointError(f"{name} holds no configuration: it was not written by maskrcnn's save.")
-    else:
-        config = _stored_config(metadata[METADATA_KEY], class_names, name)
-    model = MaskRCNN(config.replace(overrides or {}))
-    _fill(model, tensors, name)
-    return model.eval()
+    config = _stored_config(metadata[METADATA_KEY], name)
+    return Imported(f"our {described(config)}", config, tensors)
+
+
+def build(imported: Imported, name: str, partial: bool = False) -> tuple[MaskRCNN, list[str]]:
+    """Return the network with its weights, in eval mode, and the tensors that the file lacked.
+
+    The network takes over the tensors as they are, without a copy, where their type is that of its own.
+
+    Raises:
+        CheckpointError: a tensor is missing and `partial` is false, or one has another shape than the network's.
+    """
+    from maskrcnn.model import MaskRCNN
+
+    with torch.device("meta"):  # neither memory nor time for weights that are replaced
+        model = MaskRCNN(imported.config)
+    tensors, wanted = imported.tensors, model.state_dict()
+    counters = {k: torch.zeros_like(v, device="cpu") for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
+    tensors = {**counters, **tensors}
+    missing = [k for k in wanted if k not in tensors]
+    if missing and not partial:
+        raise CheckpointError(f"{name} lacks: {_some(missing)}.")
+    wrong = [
+        f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
+        for k, v in wanted.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{name} does not fit: {_some(wrong)}.")
+    unknown = [k for k in tensors if k not in wanted]
+    if unknown and imported.kind.startswith("our "):
+        raise CheckpointError(f"{name} has unknown tensors: {_some(unknown)}.")
+    if missing:
+        tensors = {**MaskRCNN(imported.config).state_dict(), **tensors}
+    model.load_state_dict({k: tensors[k].to(v.dtype) for k, v in wanted.items()}, assign=True)
+    return model.eval(), missing
+
+
+def said_of_classes(carried: Carried) -> str:
+    """Return in words which classes were kept and which start anew."""
+    kept = f"kept {_some(carried.kept, 10)}" if carried.kept else "no class is known already"
+    return f"classes: {kept}; {_some(carried.started, 10)} start{'s' * (len(carried.started) == 1)} anew"
+
+
+def _some(items: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
 def save(model: MaskRCNN, path: str | os.PathLike[str]) -> None:
@@ -148,8 +228,9 @@ def _as_tensors(source: Mapping[str, Any]) -> dict[str, Tensor]:
 def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> str:
     if METADATA_KEY in metadata:
         return "maskrcnn"
-    if torchvision.recognises(tensors):
-        return "torchvision"
+    for format, importer in IMPORTERS.items():
+        if importer.recognises(tensors):
+            return format
     if TRAINING_KEY in metadata:
         raise CheckpointError(
             f"{name} is a checkpoint to resume a run from; its weights are in model.safetensors beside it."
@@ -159,37 +240,13 @@ def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name:
             f"{name} holds our tensors without their configuration, as a bare state_dict does; model.save(path) "
             "writes both."
         )
-    some = ", ".join(list(tensors)[:3])
-    raise CheckpointError(f"{name} is of no known format (maskrcnn, torchvision); its tensors are called {some}, …")
+    raise CheckpointError(
+        f"{name} is of no known format ({', '.join(FORMATS)}); its tensors are called {_some(list(tensors))}."
+    )
 
 
-def _stored_config(text: str, class_names: Sequence[str] | None, name: str) -> Config:
+def _stored_config(text: str, name: str) -> Config:
     try:
-        config = Config.from_json(text)
+        return Config.from_json(text)
     except ConfigError as e:
         raise CheckpointError(f"{name} holds a configuration this version does not understand: {e}") from None
-    if class_names is None:
-        return config
-    if len(class_names) != config.num_classes:
-        raise CheckpointError(
-            f"{name} has {config.num_classes} classes ({', '.join(config.class_names)}); class_names has "
-            f"{len(class_names)}."
-        )
-    return config.replace({"class_names": tuple(class_names)})
-
-
-def _fill(model: MaskRCNN, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Put tensors into the model; every one must fit and none may be missing."""
-    wanted = model.state_dict()
-    missing = [k for k in wanted if k not in tensors]
-    unknown = [k for k in tensors if k not in wanted]
-    shapes = [
-        f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
-        for k, v in wanted.items()
-        if k in tensors and tensors[k].shape != v.shape
-    ]
-    for problem, items in (("lacks", missing), ("has unknown tensors", unknown), ("does not fit", shapes)):
-        if items:
-            more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-            raise CheckpointError(f"{name} {problem}: {', '.join(items[:3])}{more}.")
-    model.load_state_dict(dict(tensors))

@@ -1,0 +1,141 @@
+"""Detectron2's checkpoints (model zoo `.pkl`, `.pth`): Faster, Mask and Keypoint R-CNN on FPN, C4 and DC5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn.config import Config
+from maskrcnn.weights.importing import (
+    Assumption,
+    Imported,
+    Tensors,
+    architecture,
+    described,
+    merged,
+    names_for,
+    rename_all,
+    renamed,
+)
+
+_BODY = r"backbone\.(?:bottom_up\.)?"
+RENAMES = (
+    (_BODY + r"stem\.conv1\.norm\.(.*)", r"backbone.bn1.\1"),
+    (_BODY + r"stem\.conv1\.(.*)", r"backbone.conv1.\1"),
+    (_BODY + r"res(\d)\.(\d+)\.shortcut\.norm\.(.*)", r"backbone.layer<1-1>.\2.downsample.1.\3"),
+    (_BODY + r"res(\d)\.(\d+)\.shortcut\.(.*)", r"backbone.layer<1-1>.\2.downsample.0.\3"),
+    (_BODY + r"res(\d)\.(\d+)\.conv(\d)\.norm\.(.*)", r"backbone.layer<1-1>.\2.bn\3.\4"),
+    (_BODY + r"res(\d)\.(\d+)\.conv(\d)\.(.*)", r"backbone.layer<1-1>.\2.conv\3.\4"),
+    (r"roi_heads\.res5\.(\d+)\.shortcut\.norm\.(.*)", r"stage5.\1.downsample.1.\2"),
+    (r"roi_heads\.res5\.(\d+)\.shortcut\.(.*)", r"stage5.\1.downsample.0.\2"),
+    (r"roi_heads\.res5\.(\d+)\.conv(\d)\.norm\.(.*)", r"stage5.\1.bn\2.\3"),
+    (r"roi_heads\.res5\.(\d+)\.conv(\d)\.(.*)", r"stage5.\1.conv\2.\3"),
+    (r"backbone\.fpn_(lateral|output)(\d)\.norm\.(.*)", r"fpn.\1\2.norm.\3"),
+    (r"backbone\.fpn_(lateral|output)(\d)\.(.*)", r"fpn.\1\2.conv.\3"),
+    (r"proposal_generator\.rpn_head\.conv\.conv(\d)\.(.*)", r"rpn.convs.\1.\2"),
+    (r"proposal_generator\.rpn_head\.conv\.(.*)", r"rpn.convs.0.\1"),
+    (r"proposal_generator\.rpn_head\.objectness_logits\.(.*)", r"rpn.objectness.\1"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas\.(.*)", r"rpn.deltas.\1"),
+    (r"roi_heads\.box_head\.conv(\d)\.norm\.(.*)", r"box_head.convs.<1-1>.norm.\2"),
+    (r"roi_heads\.box_head\.conv(\d)\.(.*)", r"box_head.convs.<1-1>.conv.\2"),
+    (r"roi_heads\.box_head\.fc(\d)\.(.*)", r"box_head.fcs.<1-1>.\2"),
+    (r"roi_heads\.box_predictor\.cls_score\.(.*)", r"box_head.class_logits.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(.*)", r"box_head.box_deltas.\1"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.(.*)", r"mask_head.convs.<1-1>.norm.\2"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(.*)", r"mask_head.convs.<1-1>.conv.\2"),
+    (r"roi_heads\.mask_head\.(deconv|predictor)\.(.*)", r"mask_head.\1.\2"),
+)
+IGNORED = (r".*anchor_generator\.cell_anchors\.\d+", r"pixel_mean", r"pixel_std")
+"""Buffers of older files; the pixel statistics are read for themselves."""
+
+BGR_MEAN = (103.53, 116.28, 123.675)
+RESNEXT_STD = (57.375, 57.12, 58.395)
+
+DIALECT: dict[str, Any] = {
+    "image": {"resize": "pil", "pixel_scale": 1.0},
+    "rpn": {"min_size": 0.0, "post_nms_top_n_training": 1000, "loss": {"beta": 0.0, "normalizer": "configured"}},
+    "roi_align": {"aligned": True, "sampling_ratio": 0, "level_epsilon": 0.0},
+    "box": {"min_size": None, "loss": {"beta": 0.0}},
+}
+WITHOUT_FPN: dict[str, Any] = {
+    "image": {"size_divisor": 1},
+    "rpn": {"pre_nms_top_n": 6000, "pre_nms_top_n_training": 12000, "post_nms_top_n_training": 2000},
+}
+
+
+def recognises(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether the names are those of Detectron2's GeneralizedRCNN on a ResNet."""
+    return "proposal_generator.rpn_head.anchor_deltas.weight" in tensors and any(
+        f"backbone.{prefix}stem.conv1.weight" in tensors for prefix in ("", "bottom_up.")
+    )
+
+
+def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) -> Imported:
+    """Return the checkpoint in our terms.
+
+    No tensor tells where the bottlenecks halve the map, nor (in newer files) the order and the statistics of the
+    pixels. Where the file says that pixels are divided by their deviation, it is taken for a network of torchvision's
+    kind, otherwise for one of the zoo's, which go back to MSRA's; see `_pixels`.
+
+    Raises:
+        CheckpointError: a tensor is missing, or the backbone is none of ours.
+    """
+    ours, unused = rename_all(tensors, our_name, IGNORED, file)
+    _add_statistics(ours)
+    values = architecture(ours)
+    num_classes = len(ours["box_head.class_logits.bias"]) - 1
+    trained_from_scratch = values["fpn"] is not None and values["fpn"]["norm"] != "none"
+    if trained_from_scratch and values["backbone"]["norm"] == "frozen_batch":
+        values["backbone"]["norm"] = "batch"
+    for section in ("fpn", "box", "mask"):  # a frozen norm outside the backbone is a trained one without its count
+        if values.get(section) and values[section]["norm"] == "frozen_batch":
+            values[section]["norm"] = "batch"
+    values["backbone"]["frozen_stages"] = 0 if trained_from_scratch else 2
+    image, assumed = _pixels(tensors, values["backbone"]["groups"])
+    values["backbone"]["stride_in_1x1"] = assumed[0].value
+    dialect = merged({"class_names": names_for(num_classes)}, DIALECT, {"image": image})
+    if values["fpn"] is None:
+        dialect = merged(dialect, WITHOUT_FPN)
+    config = Config.build(merged(dialect, values))
+    return Imported(f"Detectron2's {described(config)}", config, ours, unused, assumed, names_known=False)
+
+
+def our_name(key: str) -> str | None:
+    """Return our name of a tensor or parameter of Detectron2's; None if no part of ours corresponds to it.
+
+    Example:
+        >>> our_name("backbone.bottom_up.res3.0.shortcut.norm.weight")
+        'backbone.layer2.0.downsample.1.weight'
+    """
+    return renamed(key, RENAMES)
+
+
+def _add_statistics(tensors: Tensors) -> None:
+    """Give norms that hold scale and shift alone, as Caffe2's did, mean 0 and variance 1, unless all are GroupNorms."""
+    if any(key.startswith("fpn.lateral2.norm.") for key in tensors):
+        return
+    for key in [key for key in tensors if key.endswith(".weight")]:
+        layer = key.removesuffix(".weight")
+        is_norm = key.startswith(("backbone.", "stage5.")) and tensors[key].dim() == 1
+        if is_norm and f"{layer}.running_mean" not in tensors:
+            tensors[f"{layer}.running_mean"] = torch.zeros_like(tensors[key])
+            tensors[f"{layer}.running_var"] = torch.ones_like(tensors[key])
+
+
+def _pixels(tensors: Mapping[str, Tensor], groups: int) -> tuple[dict[str, Any], list[Assumption]]:
+    """Return the pixel statistics, and what of them and of the stride is assumed (the stride first)."""
+    if "pixel_std" in tensors and "pixel_mean" in tensors:
+        mean, std = (tuple(round(float(v), 4) for v in tensors[k].flatten()) for k in ("pixel_mean", "pixel_std"))
+        divided = std != (1.0, 1.0, 1.0)
+        order = "bgr" if mean[0] < mean[-1] else "rgb"
+        why = "the file divides pixels by their deviation, as torchvision does" if divided else "as MSRA's ResNets"
+        return {"channel_order": order, "mean": mean, "std": std}, [
+            Assumption("backbone.stride_in_1x1", not divided, why)
+        ]
+    image = {"channel_order": "bgr", "mean": BGR_MEAN, "std": RESNEXT_STD if groups > 1 else (1.0, 1.0, 1.0)}
+    why = "as the zoo's ResNeXt" if groups > 1 else "as the zoo's ResNets, which are MSRA's; False for torchvision's"
+    pixels = [Assumption(f"image.{name}", value, "as in the model zoo") for name, value in image.items()]
+    return image, [Assumption("backbone.stride_in_1x1", groups == 1, why), *pixels]
