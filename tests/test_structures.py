@@ -247,8 +247,9 @@ def test_batch_of_another_size_is_refused() -> None:
 
 def test_batches_move_to_a_device_whole() -> None:
     sizes = torch.tensor([[64, 64]])
-    batch = ImageBatch(torch.zeros(1, 3, 64, 64), sizes, sizes).to("meta")
+    batch = ImageBatch(torch.zeros(1, 3, 64, 64), sizes, sizes, torch.zeros_like(sizes)).to("meta")
     assert all(t.device.type == "meta" for t in batch)
+    assert ImageBatch(torch.zeros(1, 3, 64, 64), sizes, sizes).to("meta").offsets is None
     valid = torch.ones(1, 2).bool()
     targets = TargetBatch(torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.zeros(1, 2, 0, 0).bool(), valid)
     assert all(t.device.type == "meta" for t in targets.to("meta"))

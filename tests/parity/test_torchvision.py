@@ -1,69 +1,58 @@
 """The same weights and the same photo give torchvision's numbers, stage by stage, and its losses and gradients."""
 
-import json
-from pathlib import Path
-
 import filling
-import numpy as np
 import pytest
 import torch
+from cases import HERE, Case, assert_areas, assert_matched, distance_to_nearest
 
 import maskrcnn
 from maskrcnn.images import load_image, prepare
-from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.masks import paste_probabilities
 from maskrcnn.prediction import unbatch
 from maskrcnn.stages import recording
 from maskrcnn.structures import Target
 from maskrcnn.targets import batch_targets, resize_target
+from maskrcnn.weights.torchvision import our_name
 
-HERE = Path(__file__).parent
-CASE = HERE / "maskrcnn_resnet50_fpn"
-EXPECTED = dict(np.load(CASE / "expected.npz"))
-TOLERANCE = json.loads((CASE / "expected.json").read_text())["suggested_tolerance"]
-LEVEL_SIZES = [3 * h * w for h, w in ((200, 216), (100, 108), (50, 54), (25, 27), (13, 14))]
-RELATIVE = 1e-3
+CASES = {"V1": "maskrcnn_resnet50_fpn", "V2": "maskrcnn_resnet50_fpn_v2"}
 
 
-@pytest.fixture(scope="module")
-def checkpoint():
-    return filling.weights(CASE / "manifest.json")
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+def case(request):
+    return Case(request.param)
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint):
+def run(case):
     """One inference run: the model, the prepared photo, its stages, what comes out, and that in the photo's frame."""
-    model = maskrcnn.load(checkpoint)
-    batch = prepare([load_image(HERE / "FudanPed00001.png")], model.config.image)
+    model = maskrcnn.load(filling.weights(case.folder / "manifest.json"))
+    [image] = case.manifest["images"]
+    batch = prepare([load_image(HERE / image.removeprefix("images/"))], model.config.image)
     with torch.inference_mode(), recording() as stages:
         out = model(batch)
     return model, batch, stages, out, unbatch(out, batch, model.config)[0]
 
 
-def expected(name):
-    return torch.from_numpy(EXPECTED[name])
+@pytest.fixture(scope="module")
+def tolerance(case):
+    return case.told["suggested_tolerance"]
 
 
-def assert_near(ours, name, tolerance):
-    """Within the reference's own tolerance, and within 1e-3 of the largest value."""
-    theirs = expected(name)
-    assert ours.shape == theirs.shape
-    difference = float((ours - theirs).abs().max())
-    assert difference <= min(tolerance, RELATIVE * float(theirs.abs().max()))
-
-
-def test_released_weights_run_with_eps_0_and_torchvisions_dialect(run):
+def test_norms_and_dialect(case, run):
     config = run[0].config
-    assert config.backbone.norm_eps == 0.0
+    released_v1 = ("frozen_batch", 0.0, "none", "none")
+    v2 = ("batch", 1e-5, "batch", "batch")
+    found = (config.backbone.norm, config.backbone.norm_eps, config.fpn.norm, config.mask.norm)
+    assert found == (v2 if case.folder.name.endswith("v2") else released_v1)
     assert (config.anchors.stride, config.roi_align.aligned, config.mask.paste) == ("measured", False, "integer_box")
     assert (config.class_names[0], config.class_names[-1]) == ("person", "toothbrush")
 
 
-def test_photo_is_resized_and_normalised_alike(run):
+def test_photo_is_resized_and_normalised_alike(case, run):
     _, batch, *_ = run
-    assert list(batch.tensor.shape) == EXPECTED["input.padded_shape"].tolist()
-    assert batch.sizes.tolist() == EXPECTED["input.size"].tolist()
-    assert_near(batch.tensor[:, :, ::16, ::16], "input.slice", 1e-5)
+    assert list(batch.tensor.shape) == case["input.padded_shape"].tolist()
+    assert batch.sizes.tolist() == case["input.size"].tolist()
+    case.assert_near(batch.tensor[:, :, ::16, ::16], "input.slice", 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -81,92 +70,91 @@ def test_photo_is_resized_and_normalised_alike(run):
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
-def test_feature_maps(run, name, stage, channels, cells):
-    assert_near(run[2][stage][:, ::channels, ::cells, ::cells], name, TOLERANCE["fpn"])
+def test_feature_maps(case, run, tolerance, name, stage, channels, cells):
+    case.assert_near(run[2][stage][:, ::channels, ::cells, ::cells], name, tolerance["fpn"])
 
 
 @pytest.mark.parametrize(("level", "index"), [("3", 3), ("pool", 4)], ids=["p5", "p6"])
-def test_rpn_outputs_and_anchors(run, level, index):
+def test_rpn_outputs_and_anchors(case, run, tolerance, level, index):
     stages = run[2]
-    n, _, h, w = EXPECTED[f"rpn.deltas.{level}"].shape
-    objectness = stages["rpn_objectness"].split(LEVEL_SIZES, 1)[index].reshape(n, h, w, 3).permute(0, 3, 1, 2)
-    assert_near(objectness, f"rpn.objectness.{level}", TOLERANCE["rpn_objectness"])
-    deltas = stages["rpn_deltas"].split(LEVEL_SIZES, 1)[index].reshape(n, h, w, 12).permute(0, 3, 1, 2)
-    assert_near(deltas, f"rpn.deltas.{level}", TOLERANCE["rpn_deltas"])
-    assert torch.equal(stages["anchors"].split(LEVEL_SIZES)[index], expected(f"rpn.anchors.{level}"))
+    sizes = [3 * stages[f"p{k}"].shape[2] * stages[f"p{k}"].shape[3] for k in range(2, 7)]
+    n, _, h, w = case[f"rpn.deltas.{level}"].shape
+    objectness = stages["rpn_objectness"].split(sizes, 1)[index].reshape(n, h, w, 3).permute(0, 3, 1, 2)
+    case.assert_near(objectness, f"rpn.objectness.{level}", tolerance["rpn_objectness"])
+    deltas = stages["rpn_deltas"].split(sizes, 1)[index].reshape(n, h, w, 12).permute(0, 3, 1, 2)
+    case.assert_near(deltas, f"rpn.deltas.{level}", tolerance["rpn_deltas"])
+    assert torch.equal(stages["anchors"].split(sizes)[index], case[f"rpn.anchors.{level}"])
 
 
-def test_proposals_their_scores_and_levels(run):
-    ours, theirs = run[2]["proposals"][0], expected("img0.proposals")
-    distances = torch.cdist(theirs, ours, p=float("inf"))
-    distance, partner = distances.min(dim=1)
-    assert float(distance.max()) < TOLERANCE["proposals_px"]
-    assert float(distances.amin(dim=0).max()) < TOLERANCE["proposals_px"]
-    assert_near(run[2]["proposal_scores"][0], "img0.proposal_scores", TOLERANCE["proposal_scores"])
-    assert torch.equal(run[2]["roi_levels"][0][partner], expected("img0.roi_level"))
+def test_proposals_their_scores_and_levels(case, run, tolerance):
+    ours, theirs = run[2]["proposals"][0], case["img0.proposals"]
+    distance, partner = distance_to_nearest(theirs, ours)
+    assert float(distance.max()) < tolerance["proposals_px"]
+    assert float(distance_to_nearest(ours, theirs)[0].max()) < tolerance["proposals_px"]
+    case.assert_near(run[2]["proposal_scores"][0], "img0.proposal_scores", tolerance["proposal_scores"])
+    assert torch.equal(run[2]["roi_levels"][0][partner], case["img0.roi_level"])
 
 
-def test_crops_and_box_head(run):
+def test_crops_and_box_head(case, run, tolerance):
     stages = run[2]
-    assert_near(stages["box_features"][:4], "img0.box_roi", TOLERANCE["class_logits"])
+    case.assert_near(stages["box_features"][:4], "img0.box_roi", tolerance["class_logits"])
     logits = stages["class_logits"][:50].roll(1, dims=1)  # torchvision's first class is background
-    assert_near(logits, "img0.class_logits", TOLERANCE["class_logits"])
-    theirs = expected("img0.box_deltas")[:, 4:]
+    case.assert_near(logits, "img0.class_logits", tolerance["class_logits"])
+    theirs = case["img0.box_deltas"][:, 4:]
     ours = stages["box_deltas"][:50].flatten(1)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE["box_deltas"])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance["box_deltas"])
 
 
-def test_every_detection_matches(run):
+def test_every_detection_matches(case, run, tolerance):
     found = run[4]
-    theirs, labels, scores = expected("img0.boxes"), expected("img0.labels") - 1, expected("img0.scores")
-    assert len(found) == len(theirs) == 69
-    overlap = box_ops.iou(theirs, found.boxes).masked_fill(labels[:, None] != found.labels, 0)
-    best, partner = overlap.max(dim=1)
-    matched = (best > 0.99) & ((found.scores[partner] - scores).abs() < 1e-3)
-    assert matched.double().mean() >= 0.99
-    assert_near(found.boxes, "img0.boxes", TOLERANCE["boxes_px"])
-    assert_near(found.scores, "img0.scores", TOLERANCE["scores"])
+    assert_matched(found, case["img0.boxes"], case["img0.labels"] - 1, case["img0.scores"])
+    case.assert_near(found.boxes, "img0.boxes", tolerance["boxes_px"])
+    case.assert_near(found.scores, "img0.scores", tolerance["scores"])
 
 
-def test_masks_small_and_pasted(run):
+def test_masks_small_and_pasted(case, run, tolerance):
     model, _, _, out, found = run
-    assert_near(out.mask_logits[0, :10].sigmoid(), "img0.mask_probs", TOLERANCE["mask_probs"])
-    areas, theirs = found.masks.sum((1, 2)), expected("img0.mask_area")
-    assert int((areas - theirs).abs().max()) <= TOLERANCE["mask_area_pixels"]
-    torch.testing.assert_close(areas.double(), theirs.double(), rtol=0.01, atol=0)
-    for mask, extent in zip(found.masks, expected("img0.mask_extent").tolist(), strict=True):
+    case.assert_near(out.mask_logits[0, :10].sigmoid(), "img0.mask_probs", tolerance["mask_probs"])
+    areas, theirs = found.masks.sum((1, 2)), case["img0.mask_area"]
+    assert int((areas - theirs).abs().max()) <= tolerance["mask_area_pixels"]
+    assert_areas(found, theirs)
+    for mask, extent in zip(found.masks, case["img0.mask_extent"].tolist(), strict=True):
+        if not any(extent):
+            assert not mask.any()
+            continue
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
         assert max(abs(a - b) for a, b in zip(box, extent, strict=True)) <= 1
     soft = paste_probabilities(
         out.mask_logits[0, : len(found)].sigmoid(), found.boxes, found.image_size, model.config.mask.paste
     )
-    torch.testing.assert_close(soft.sum((1, 2)), expected("img0.mask_sum"), rtol=1e-3, atol=0)
+    torch.testing.assert_close(soft.sum((1, 2)), case["img0.mask_sum"], rtol=1e-3, atol=0)
 
 
-def test_training_losses_and_gradient_norms(checkpoint):
+def test_training_losses_and_gradient_norms():
+    case = Case(CASES["V1"])
     every = {"rpn.matching.samples_per_image": 1_000_000, "box.matching.samples_per_image": 1_000_000}
-    model = maskrcnn.load(checkpoint, overrides=every).train()
+    model = maskrcnn.load(filling.weights(case.folder / "manifest.json"), overrides=every).train()
     photo = load_image(HERE / "FudanPed00001.png")
     batch = prepare([photo], model.config.image)
-    truth = Target(expected("train.img0.boxes"), expected("train.img0.labels") - 1, expected("train.img0.masks").bool())
+    truth = Target(case["train.img0.boxes"], case["train.img0.labels"] - 1, case["train.img0.masks"].bool())
     size = tuple(batch.sizes[0].tolist())
     target = resize_target(truth, photo.shape[:2], size, model.config.image.resize)
-    torch.testing.assert_close(target.boxes, expected("train.img0.boxes_input"))
-    assert target.masks.sum((1, 2)).tolist() == EXPECTED["train.img0.masks_input_area"].tolist()
+    torch.testing.assert_close(target.boxes, case["train.img0.boxes_input"])
+    assert target.masks.sum((1, 2)).tolist() == case["train.img0.masks_input_area"].tolist()
 
     losses = model(batch, batch_targets([target], tuple(batch.tensor.shape[-2:]), masks=True))
     names = ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")
     for ours, theirs in zip(losses, names, strict=True):
-        torch.testing.assert_close(ours.detach(), expected(f"train.loss_{theirs}"), rtol=1e-4, atol=0)
+        torch.testing.assert_close(ours.detach(), case[f"train.loss_{theirs}"], rtol=1e-4, atol=0)
 
     losses.total.backward()
     parameters = dict(model.named_parameters())
-    norms = {key.removeprefix("train.grad_norm."): value for key, value in EXPECTED.items() if ".grad_norm." in key}
+    norms = {key.removeprefix("train.grad_norm."): value for key, value in case.arrays.items() if ".grad_norm." in key}
     assert len(norms) == 19
     for theirs, norm in norms.items():
-        gradient = parameters[maskrcnn.weights.torchvision.our_name(theirs)].grad
+        gradient = parameters[our_name(theirs)].grad
         assert abs(float(gradient.double().norm()) / float(norm) - 1) < 1e-3, theirs
-    frozen = json.loads((CASE / "expected.json").read_text())["training"]["parameters_without_gradient"]
+    frozen = case.told["training"]["parameters_without_gradient"]
     without = {name for name, p in parameters.items() if p.grad is None}
-    assert without == {maskrcnn.weights.torchvision.our_name(name) for name in frozen}
+    assert without == {our_name(name) for name in frozen}

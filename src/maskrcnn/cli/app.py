@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from maskrcnn import __version__
+from maskrcnn.cli.convert import convert
 from maskrcnn.cli.demo import demo
 from maskrcnn.cli.evaluate import evaluate
 from maskrcnn.cli.predict import predict
@@ -55,7 +56,7 @@ def options(
     """Mask R-CNN that you can run, train, ship and see through."""
 
 
-for command in (demo, train, evaluate, predict):
+for command in (demo, train, evaluate, predict, convert):
     app.command()(command)
 
 

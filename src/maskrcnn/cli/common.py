@@ -48,14 +48,19 @@ def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None = None) -> MaskRCNN:
-    """Return the network of a weights file on a device."""
+def check_weights(weights: Path) -> None:
+    """Raise `InputError` unless there is such a file."""
     if not weights.exists():
         raise InputError(f"There is no weights file {weights}.")
     if weights.is_dir():
         inside = sorted(p.name for p in weights.glob("*.safetensors") if p.name != CHECKPOINT)
         hint = f" It holds {', '.join(inside)}; name one." if inside else " Weights come first, then data or images."
         raise InputError(f"{weights} is a folder, not a file of weights.{hint}")
+
+
+def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None = None) -> MaskRCNN:
+    """Return the network of a weights file on a device."""
+    check_weights(weights)
     chosen = choose_device(device)
     return load(weights, overrides=parse_overrides(overrides)).to(chosen)
 

@@ -12,7 +12,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, is_main_process, parse_overrides, reporter
+from maskrcnn.cli.common import (
+    AsJson,
+    Device,
+    Overrides,
+    Quiet,
+    bold,
+    check_weights,
+    is_main_process,
+    parse_overrides,
+    reporter,
+)
 from maskrcnn.config import Config, checked
 from maskrcnn.data import CocoDataset
 from maskrcnn.data.open import open_dataset
@@ -21,7 +31,7 @@ from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions
 from maskrcnn.training import train as run_training
-from maskrcnn.weights import load
+from maskrcnn.weights.files import import_weights, load
 
 DEFAULT = TrainOptions()
 
@@ -102,8 +112,10 @@ def train(
         raise ConfigError("class_names cannot be set: a new network learns the classes of the data.")
     if weights is not None and preset is not None:
         raise ConfigError("--weights bring their own network; leave out --preset, or the weights.")
-    loaded = None if weights is None else load(weights, overrides=changes)
-    masks = changes.get("masks", True) if loaded is None else loaded.config.masks
+    if weights is not None:
+        check_weights(weights)
+    imported = None if weights is None else import_weights(weights)
+    masks = changes.get("masks", True if imported is None else imported.config.masks)
     training_set = open_dataset(data, "train", images, masks=masks, keep_empty=keep_empty)
     validation_set = open_dataset(validation or data, "val", images, masks=masks, optional=validation is None)
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:
@@ -120,10 +132,11 @@ def train(
     options = checked(TrainOptions, settings)
     report = reporter(quiet)
     names = training_set.class_names
-    model = loaded or _from_random_weights(preset or "small-fpn", names, changes, seed, report)
-    if model.config.class_names != names:
-        known = ", ".join(model.config.class_names)
-        raise ConfigError(f"{weights} knows the classes {known}; the data has {', '.join(names)}.")
+    if weights is None:
+        model = _from_random_weights(preset or "small-fpn", names, changes, seed, report)
+    else:
+        torch.manual_seed(seed)
+        model = load(weights, class_names=names, overrides=changes)
     report.say(
         f"{bold(counted(len(training_set), 'image'))} to train on, {bold(len(validation_set or ()))} to evaluate "
         f"on; {counted(len(names), 'class')}. Learning rate {options.learning_rate:g} for "

@@ -11,6 +11,7 @@ from torch import Tensor
 from maskrcnn.config import Config
 from maskrcnn.heads.box import BOX_STD, CLASS_STD
 from maskrcnn.heads.mask import MASK_STD
+from maskrcnn.weights.importing import some
 
 ROWS = {"box_head.class_logits": 1, "box_head.box_deltas": 4, "mask_head.predictor": 1}
 """Layers that depend on the classes, and how many rows each class has."""
@@ -28,6 +29,11 @@ class Carried(NamedTuple):
     """Classes whose rows were kept."""
     started: tuple[str, ...]
     """Classes that start anew."""
+
+    def said(self) -> str:
+        """Return in words which classes were kept and which start anew."""
+        kept = f"kept {some(self.kept, 10)}" if self.kept else "no class was known before"
+        return f"classes: {kept}; {some(self.started, 10)} start{'s' * (len(self.started) == 1)} anew"
 
 
 def carry_classes(config: Config, tensors: dict[str, Tensor], class_names: Sequence[str], names_known: bool) -> Carried:

@@ -23,7 +23,7 @@ from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_me
 from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
 from maskrcnn.weights.classes import Carried, carry_classes
-from maskrcnn.weights.importing import Imported, described
+from maskrcnn.weights.importing import Imported, described, some
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -69,20 +69,23 @@ def load(
     """
     name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
     imported = import_weights(source, format)
-    for assumption in imported.assumed:
-        if assumption.field not in (overrides or {}):
-            logger.warning("%s: assumed %s", name, assumption)
+    open_questions = [a for a in imported.assumed if a.field not in (overrides or {})]
+    if open_questions:
+        told = "; ".join(map(str, open_questions))
+        logger.warning(
+            "%s is %s. No tensor tells, and so is assumed: %s. To change it, override.", name, imported.kind, told
+        )
     if imported.unused:
-        logger.warning("%s: no part of the network takes %s", name, _some(imported.unused))
+        logger.warning("%s: no part of the network takes %s.", name, some(imported.unused))
     if class_names is not None:
         carried = carry_classes(imported.config, imported.tensors, class_names, imported.names_known)
         imported.config, imported.tensors = carried.config, carried.tensors
         if carried.started:
-            logger.warning("%s: %s", name, said_of_classes(carried))
+            logger.warning("%s: %s.", name, carried.said())
     imported.config = imported.config.replace(overrides or {})
     model, missing = build(imported, name, partial)
     if missing:
-        logger.warning("%s: from random weights start %s", name, _some(missing))
+        logger.warning("%s: from random weights start %s.", name, some(missing))
     return model
 
 
@@ -123,32 +126,21 @@ def build(imported: Imported, name: str, partial: bool = False) -> tuple[MaskRCN
     tensors = {**counters, **tensors}
     missing = [k for k in wanted if k not in tensors]
     if missing and not partial:
-        raise CheckpointError(f"{name} lacks: {_some(missing)}.")
+        raise CheckpointError(f"{name} lacks: {some(missing)}.")
     wrong = [
         f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
         for k, v in wanted.items()
         if k in tensors and tensors[k].shape != v.shape
     ]
     if wrong:
-        raise CheckpointError(f"{name} does not fit: {_some(wrong)}.")
+        raise CheckpointError(f"{name} does not fit: {some(wrong)}.")
     unknown = [k for k in tensors if k not in wanted]
     if unknown and imported.kind.startswith("our "):
-        raise CheckpointError(f"{name} has unknown tensors: {_some(unknown)}.")
+        raise CheckpointError(f"{name} has unknown tensors: {some(unknown)}.")
     if missing:
         tensors = {**MaskRCNN(imported.config).state_dict(), **tensors}
     model.load_state_dict({k: tensors[k].to(v.dtype) for k, v in wanted.items()}, assign=True)
     return model.eval(), missing
-
-
-def said_of_classes(carried: Carried) -> str:
-    """Return in words which classes were kept and which start anew."""
-    kept = f"kept {_some(carried.kept, 10)}" if carried.kept else "no class is known already"
-    return f"classes: {kept}; {_some(carried.started, 10)} start{'s' * (len(carried.started) == 1)} anew"
-
-
-def _some(items: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
 
 
 def save(model: MaskRCNN, path: str | os.PathLike[str]) -> None:
@@ -241,7 +233,7 @@ def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name:
             "writes both."
         )
     raise CheckpointError(
-        f"{name} is of no known format ({', '.join(FORMATS)}); its tensors are called {_some(list(tensors))}."
+        f"{name} is of no known format ({', '.join(FORMATS)}); its tensors are called {some(list(tensors))}."
     )
 
 

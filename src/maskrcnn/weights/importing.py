@@ -113,7 +113,7 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
     class_logits, box_deltas = tensors["box_head.class_logits.weight"], tensors["box_head.box_deltas.weight"]
     num_classes = len(class_logits) - 1
     masks = any(key.startswith("mask_head.") for key in tensors)
-    has_fpn = "fpn.output2.conv.weight" in tensors
+    has_fpn = any(key.startswith("fpn.") for key in tensors)
     fcs = tensors.count("box_head.fcs")
     convs = tensors.count("box_head.convs")
     values: dict[str, Any] = {
@@ -233,3 +233,14 @@ def described(config: Config) -> str:
         body += "-DC5" if backbone.dilate_c5 else "-C4"
     classes = f"{config.num_classes} class{'es' * (config.num_classes != 1)}"
     return f"{'Mask' if config.masks else 'Faster'} R-CNN on {body} with {classes}"
+
+
+def some(items: Sequence[str], most: int = 3) -> str:
+    """Return the first items in words, and how many more there are.
+
+    Example:
+        >>> some(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
