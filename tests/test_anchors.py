@@ -28,6 +28,21 @@ def test_cell_anchors_in_whole_pixels() -> None:
     ]
 
 
+def test_base_anchor_is_rounded_then_enlarged() -> None:
+    # Faster R-CNN's published anchors of 128², stride 16: (−84, −40, 99, 55), (−56, −56, 71, 71), (−36, −80, 51, 95),
+    # the last pixel included, around the middle of the cell.
+    config = AnchorConfig(sizes=((128,),), rounding="base", offset=0.5)
+    [anchors] = make_anchors(config, [(1, 1)], [16], (16, 16), CPU)
+    assert anchors.tolist() == [[-84, -40, 100, 56], [-56, -56, 72, 72], [-36, -80, 52, 96]]
+
+
+def test_anchors_between_pixel_centres_are_one_shorter() -> None:
+    edges, centers = (
+        make_anchors(AnchorConfig(sizes=((8,),)), [(2, 2)], [4], (8, 8), CPU, c)[0] for c in ("edges", "centers")
+    )
+    assert torch.equal(centers, edges - torch.tensor([0.0, 0, 1, 1]))
+
+
 def test_sizes_come_one_after_the_other_each_with_all_ratios() -> None:
     anchors = cell_anchors(AnchorConfig(sizes=((8, 16),), ratios=(0.25, 4)), level=0, stride=4)
     expected = [[-8, -2, 8, 2], [-2, -8, 2, 8], [-16, -4, 16, 4], [-4, -16, 4, 16]]

@@ -18,6 +18,8 @@ DETECTRON2 = ImageConfig(
     channel_order="bgr", pixel_scale=1.0, mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), resize="pil"
 )
 TORCHVISION = ImageConfig(resize="float")
+BENCHMARK = ImageConfig(resize="pil_floor")
+MATTERPORT = ImageConfig(resize="skimage", max_size=1024, padding="square")
 
 
 def photo(height: int = 20, width: int = 30, seed: int = 0) -> np.ndarray:
@@ -295,10 +297,47 @@ def test_what_gives_no_picture_is_named(album: Path, name: str, words: str) -> N
         ((1, 5000), TORCHVISION, (1, 1333)),
         ((800, 800), DETECTRON2, (800, 800)),
         ((1, 1), TORCHVISION, (800, 800)),
+        ((480, 640), BENCHMARK, (800, 1066)),
+        ((400, 1000), BENCHMARK, (533, 1332)),  # the shorter side is rounded first: 533.2, then 533 · 2.5 = 1332.5
+        ((1000, 400), BENCHMARK, (1332, 533)),
+        ((536, 559), MATTERPORT, (800, 834)),
+        ((900, 950), MATTERPORT, (900, 950)),  # never smaller for the sake of min_size
+        ((500, 1000), MATTERPORT, (512, 1024)),
+        ((2000, 1000), MATTERPORT, (1024, 512)),
+        ((1023, 1025), MATTERPORT, (1022, 1024)),
     ],
 )
 def test_resized_size_by_hand(size: tuple[int, int], config: ImageConfig, expected: tuple[int, int]) -> None:
     assert resized_size(*size, config) == expected
+
+
+def test_skimage_resize_by_hand() -> None:
+    config = ImageConfig(min_size=4, max_size=4, resize="skimage", pixel_scale=1, mean=(0, 0, 0), std=(1, 1, 1))
+    image = np.array([[0, 100], [200, 255]], np.uint8)[:, :, None].repeat(3, axis=2)
+    # Samples lie at −0.25, 0.25, 0.75 and 1.25; the photo lies on black; fractions are cut.
+    rows = np.array([[0.75, 0], [0.75, 0.25], [0.25, 0.75], [0, 0.75]])
+    expected = torch.from_numpy(np.trunc(rows @ image[:, :, 0] @ rows.T)).float()
+    assert expected[0].tolist() == [0, 18, 56, 56]
+    assert torch.equal(prepare_image(image, config), expected.expand(3, 4, 4))
+
+
+def test_skimage_resize_leaves_a_photo_of_the_right_size_alone() -> None:
+    config = ImageConfig(min_size=20, max_size=30, resize="skimage", pixel_scale=1, mean=(0, 0, 0), std=(1, 1, 1))
+    assert torch.equal(prepare_image(photo(), config), torch.from_numpy(photo()).permute(2, 0, 1).float())
+
+
+def test_image_in_the_middle_of_black() -> None:
+    config = ImageConfig(
+        min_size=32, max_size=64, padding="square", padding_place="center", padding_fill="black", mean=(0.5, 0, 0.2)
+    )
+    batch = batch_images([torch.ones(3, 31, 20)], [(31, 20)], config)
+    assert batch.tensor.shape == (1, 3, 64, 64)
+    assert batch.starts.tolist() == [[16, 22]] and batch.windows().tolist() == [[22, 16, 42, 47]]
+    assert batch.windows("input").tolist() == [[0, 0, 64, 64]]
+    assert torch.equal(batch.tensor[0, :, 16:47, 22:42], torch.ones(3, 31, 20))
+    black = torch.tensor([-0.5 / 0.229, 0, -0.2 / 0.225])
+    torch.testing.assert_close(batch.tensor[0, :, 15, 22], black)
+    assert batch.meta(2)[0, 7:11].tolist() == [16, 22, 47, 42]
 
 
 @pytest.mark.parametrize("config", [DETECTRON2, TORCHVISION], ids=["pil", "float"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskrcnn import roi_align as module
 from maskrcnn.config import RoIAlignConfig
-from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels, roi_align, roi_pool
+from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels, crop_and_resize, roi_align, roi_pool
 from reference import roi_align as reference
 
 STRIDES = (4, 8, 16)
@@ -274,6 +274,61 @@ def test_no_gradient_flows_into_the_boxes() -> None:
     assert not RoIAlign(RoIAlignConfig(), 4)(pyramid, boxes.requires_grad_(), levels).requires_grad
 
 
+# crop_and_resize
+
+
+def test_crop_and_resize_by_hand() -> None:
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5)
+    pyramid = FlatPyramid.of([ramp], [1])
+    levels = torch.zeros(1, 2, dtype=torch.int64)
+    boxes = torch.tensor([[[1.0, 0.0, 3.0, 4.0], [2.0, 1.0, 6.0, 2.0]]])
+    crops = crop_and_resize(pyramid, boxes, levels, 3)
+    assert crops[0, 0].tolist() == [[1, 2, 3]] * 3  # from border to border
+    assert crops[1, 0].tolist() == [[2, 4, 0]] * 3  # column 6 lies outside
+
+
+def test_crop_and_resize_puts_the_last_pixel_on_the_last_cell() -> None:
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    box = torch.tensor([[[0.0, 0.0, 31.0, 31.0]]])  # an input of 32 pixels
+    crop = crop_and_resize(FlatPyramid.of([ramp], [8]), box, torch.zeros(1, 1, dtype=torch.int64), 4)
+    torch.testing.assert_close(crop[0, 0, 0], torch.arange(4.0))
+
+
+def test_crop_and_resize_of_one_bin_takes_the_middle() -> None:
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5)
+    box = torch.tensor([[[1.0, 1.0, 4.0, 3.0]]])
+    crop = crop_and_resize(FlatPyramid.of([ramp], [1]), box, torch.zeros(1, 1, dtype=torch.int64), 1)
+    assert crop.tolist() == [[[[2.5]]]]
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_crop_and_resize_is_the_slow_loop(size: int) -> None:
+    maps, (boxes, levels) = random_maps(), random_rois()
+    crops = crop_and_resize(FlatPyramid.of(maps, STRIDES), boxes, levels, size)
+    flat = [(n, box, level) for n in range(len(boxes)) for box, level in zip(boxes[n], levels[n].tolist(), strict=True)]
+    for crop, (n, box, level) in zip(crops, flat, strict=True):
+        slow = reference.crop_and_resize(maps[level][n].double().numpy(), box.double().numpy(), STRIDES[level], size)
+        torch.testing.assert_close(crop.double(), torch.from_numpy(slow), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "corners", "ends"),
+    [
+        ("align", "edges", 0),
+        ("align", "inclusive", -1),
+        ("align", "centers", 1),
+        ("crop_and_resize", "centers", 0),
+        ("crop_and_resize", "edges", -1),
+    ],
+)
+def test_corners_are_what_the_method_expects(method, corners, ends) -> None:
+    pyramid, (boxes, levels) = FlatPyramid.of(random_maps(), STRIDES), random_rois()
+    crops = RoIAlign(RoIAlignConfig(method=method), 4, corners)(pyramid, boxes, levels)
+    moved = boxes + torch.tensor([0.0, 0, ends, ends])
+    expected = crop_and_resize if method == "crop_and_resize" else METHODS["align"]
+    torch.testing.assert_close(crops, expected(pyramid, moved, levels, 4))
+
+
 # Levels
 
 
@@ -302,6 +357,24 @@ def test_canonical_size_and_level_move_the_boundaries() -> None:
     boxes = torch.tensor([[0.0, 0, 99, 99], [0, 0, 100, 100], [0, 0, 200, 200]])
     config = RoIAlignConfig(canonical_size=100, canonical_level=3)
     assert assign_levels(boxes, (4, 8, 16, 32), config).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("side", "floor", "nearest"),
+    [(224, 4, 4), (316, 4, 4), (318, 4, 5), (112, 3, 3), (158, 3, 3), (159, 3, 4), (640, 5, 5)],
+)
+def test_levels_are_rounded_down_or_to_the_nearest(side: int, floor: int, nearest: int) -> None:
+    box = torch.tensor([[0.0, 0.0, side, side]])
+    for rounding, level in (("floor", floor), ("nearest", nearest)):
+        config = RoIAlignConfig(level_rounding=rounding, level_epsilon=0.0)
+        assert assign_levels(box, (4, 8, 16, 32), config).tolist() == [level - 2]
+
+
+def test_epsilon_lifts_what_lies_just_under_a_boundary() -> None:
+    side = 224 * 2**-5e-7
+    box = torch.tensor([[0.0, 0.0, side, side]], dtype=torch.float64)
+    assert assign_levels(box, (4, 8, 16, 32), RoIAlignConfig(level_epsilon=1e-6)).tolist() == [2]
+    assert assign_levels(box, (4, 8, 16, 32), RoIAlignConfig(level_epsilon=0.0)).tolist() == [1]
 
 
 def test_one_level_serves_all() -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from cli_words import words
 
 import maskrcnn
@@ -103,12 +104,18 @@ def test_the_whole_backbone_learns_from_random_weights(run, labelled, tmp_path, 
     assert (said in words(err)) if said else ("From random weights" not in err)
 
 
-def test_weights_of_other_classes_are_refused(run, labelled, weights, tmp_path):
+def test_weights_of_other_classes_keep_those_they_share(run, labelled, weights, tmp_path, caplog):
     path = labelled / "annotations" / "train.json"
     path.write_text(path.read_text().replace('"circle"', '"disc"'))
-    status, _, err = run("train", path, "--weights", weights, "-o", tmp_path / "more")
-    assert status == 2
-    assert "knows the classes circle, square, triangle; the data has disc, square, triangle." in words(err)
+    options = ["-o", tmp_path / "more", "--epochs", 1, "--lr", 1e-9, "--warmup", 0, "--weight-decay", 0]
+    status, *_ = run("train", path, "--val", path, "--weights", weights, *options, "--device", "cpu")
+    assert status == 0
+    assert "classes: kept square, triangle; disc starts anew." in caplog.text
+    before, after = maskrcnn.load(weights), maskrcnn.load(tmp_path / "more" / "model.safetensors")
+    assert after.config.class_names == ("disc", "square", "triangle")
+    old, new = (m.box_head.class_logits.weight for m in (before, after))
+    torch.testing.assert_close(new[1:], old[1:], rtol=0, atol=1e-6)
+    assert not torch.allclose(new[0], old[0], atol=1e-3)
 
 
 def test_without_masks_it_is_faster_rcnn(train, labelled, tmp_path):
@@ -140,7 +147,7 @@ def test_without_masks_it_is_faster_rcnn(train, labelled, tmp_path):
         (["--seed", "99999999999999"], "seed should be less than 4294967296; got 99999999999999."),
         (["--set", 'class_names=["a"]'], "class_names cannot be set: a new network learns the classes of the data."),
         (["--device", "gpu"], "The device 'gpu' cannot be used here"),
-        (["--weights", "none.safetensors"], "none.safetensors: No such file or directory"),
+        (["--weights", "none.safetensors"], "There is no weights file none.safetensors."),
         (["--images", "nowhere"], "the images folder nowhere does not exist"),
         (["--val", "none.json"], "There is no file or folder none.json."),
     ],

@@ -62,3 +62,17 @@ def roi_pool(features: np.ndarray, box: np.ndarray, stride: int, size: int) -> n
                 ]
                 crop[c, row, column] = max(cells, default=0.0)
     return crop
+
+
+def crop_and_resize(features: np.ndarray, box: np.ndarray, stride: int, size: int) -> np.ndarray:
+    """TensorFlow's op: corners at pixel centres, the first sample on the box's start, the last on its end."""
+    _, rows, columns = features.shape
+    x1, y1, x2, y2 = box.tolist()
+    crop = np.zeros((len(features), size, size))
+    for row in range(size):
+        for column in range(size):
+            y = (y1 + (y2 - y1) * row / (size - 1)) * (rows - 1) / (rows * stride - 1)
+            x = (x1 + (x2 - x1) * column / (size - 1)) * (columns - 1) / (columns * stride - 1)
+            if 0 <= y <= rows - 1 and 0 <= x <= columns - 1:
+                crop[:, row, column] = [bilinear(channel, y, x) for channel in features]
+    return crop

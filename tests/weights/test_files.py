@@ -47,13 +47,33 @@ def test_an_unknown_override_is_refused(saved):
         maskrcnn.load(saved, overrides={"box.nms_treshold": 0.3})
 
 
-def test_class_names_rename_the_classes(saved):
-    assert maskrcnn.load(saved, class_names=["lion", "wolf"]).config.class_names == ("lion", "wolf")
+def test_an_override_renames_the_classes(model, saved):
+    renamed = maskrcnn.load(saved, overrides={"class_names": ["lion", "wolf"]})
+    assert renamed.config.class_names == ("lion", "wolf")
+    assert torch.equal(renamed.box_head.class_logits.weight, model.box_head.class_logits.weight)
 
 
-def test_another_number_of_class_names_is_refused(saved):
-    with pytest.raises(CheckpointError, match=r"has 2 classes \(cat, dog\); class_names has 1"):
-        maskrcnn.load(saved, class_names=["lion"])
+def test_weights_of_our_own_are_mapped_not_copied(model, saved, monkeypatch):
+    read = files.import_weights(saved).tensors
+    monkeypatch.setattr(files, "import_weights", lambda *_: files.Imported("our network", model.config, read))
+    again = maskrcnn.load(saved)
+    for name, tensor in again.state_dict().items():
+        assert tensor.data_ptr() == read[name].data_ptr(), name
+
+
+def test_weights_may_be_trained_without_touching_the_file(saved):
+    before = saved.read_bytes()
+    model = maskrcnn.load(saved)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert saved.read_bytes() == before
+
+
+def test_half_precision_is_read_as_single(model, tmp_path):
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    files.write_tensors(tmp_path / "h.safetensors", halves, {files.METADATA_KEY: model.config.to_json()})
+    assert {p.dtype for p in maskrcnn.load(tmp_path / "h.safetensors").parameters()} == {torch.float32}
 
 
 def test_a_failed_write_leaves_the_older_file(model, saved, monkeypatch):

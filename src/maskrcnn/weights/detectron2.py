@@ -94,7 +94,7 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
         if values.get(section) and values[section]["norm"] == "frozen_batch":
             values[section]["norm"] = "batch"
     values["backbone"]["frozen_stages"] = 0 if trained_from_scratch else 2
-    image, assumed = _pixels(tensors, values["backbone"]["groups"])
+    image, assumed = _pixels(tensors, values["backbone"])
     values["backbone"]["stride_in_1x1"] = assumed[0].value
     dialect = merged({"class_names": names_for(num_classes)}, DIALECT, {"image": image})
     if values["fpn"] is None:
@@ -125,7 +125,7 @@ def _add_statistics(tensors: Tensors) -> None:
             tensors[f"{layer}.running_var"] = torch.ones_like(tensors[key])
 
 
-def _pixels(tensors: Mapping[str, Tensor], groups: int) -> tuple[dict[str, Any], list[Assumption]]:
+def _pixels(tensors: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:
     """Return the pixel statistics, and what of them and of the stride is assumed (the stride first)."""
     if "pixel_std" in tensors and "pixel_mean" in tensors:
         mean, std = (tuple(round(float(v), 4) for v in tensors[k].flatten()) for k in ("pixel_mean", "pixel_std"))
@@ -135,7 +135,10 @@ def _pixels(tensors: Mapping[str, Tensor], groups: int) -> tuple[dict[str, Any],
         return {"channel_order": order, "mean": mean, "std": std}, [
             Assumption("backbone.stride_in_1x1", not divided, why)
         ]
-    image = {"channel_order": "bgr", "mean": BGR_MEAN, "std": RESNEXT_STD if groups > 1 else (1.0, 1.0, 1.0)}
-    why = "as the zoo's ResNeXt" if groups > 1 else "as the zoo's ResNets, which are MSRA's; False for torchvision's"
+    resnext, group_norm = backbone["groups"] > 1, backbone["norm"] == "group"
+    image = {"channel_order": "bgr", "mean": BGR_MEAN, "std": RESNEXT_STD if resnext else (1.0, 1.0, 1.0)}
+    why = "as the zoo's ResNets, which are MSRA's; false for torchvision's"
+    if resnext or group_norm:
+        why = f"as the zoo's {'ResNeXt' if resnext else 'networks with GroupNorm'}"
     pixels = [Assumption(f"image.{name}", value, "as in the model zoo") for name, value in image.items()]
-    return image, [Assumption("backbone.stride_in_1x1", groups == 1, why), *pixels]
+    return image, [Assumption("backbone.stride_in_1x1", not (resnext or group_norm), why), *pixels]

@@ -22,7 +22,7 @@ from maskrcnn.config import Config
 from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_mean, os_reason
 from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
-from maskrcnn.weights.classes import Carried, carry_classes
+from maskrcnn.weights.classes import carry_classes
 from maskrcnn.weights.importing import Imported, described, some
 
 if TYPE_CHECKING:
