@@ -21,6 +21,23 @@ NETWORKS = {
     "vgg": ("vgg16", {"backbone.width": 8, "rpn.channels": 16, "box.fc_channels": 32, "mask.channels": 16}),
     "adaptive": ("small-fpn", {"backbone.width": 8, "fpn.channels": 16, "roi_align.sampling_ratio": 0}),
     "roi_pool": ("small-fpn", {"backbone.width": 8, "fpn.channels": 16, "roi_align.method": "pool"}),
+    "matterport": (
+        "small-fpn",
+        {
+            **{"backbone.width": 8, "fpn.channels": 16, "box_corners": "centers", "backbone.stem_padding": "end"},
+            **{"roi_align.method": "crop_and_resize", "roi_align.level_rounding": "nearest"},
+            **{"rpn.per_level": False, "rpn.clip": "input", "rpn.min_size": None, "rpn.max_log_scale": None},
+            **{"box.classes_per_roi": "best", "box.min_size": None, "box.max_log_scale": None},
+        },
+    ),
+    "dilated c5": (
+        "resnet50-fpn",
+        {
+            **{"fpn": None, "anchors.sizes": ((32, 64),), "backbone.dilate_c5": True, "backbone.norm": "group"},
+            **{"backbone.width": 8, "rpn.channels": 16, "box.fc_channels": 16, "mask.channels": 16},
+            **{"box_corners": "inclusive", "anchors.rounding": "base"},
+        },
+    ),
     "boxes_only": ("small-fpn", {"backbone.width": 8, "fpn.channels": 16, "masks": False}),
 }
 SMALL = {
@@ -76,7 +93,7 @@ def test_inference_compiles_as_one_graph(name, count):
     assert_same(eager, compiled)
 
 
-@pytest.mark.parametrize("name", ["adaptive", "roi_pool", "boxes_only"])
+@pytest.mark.parametrize("name", ["adaptive", "roi_pool", "matterport", "dilated c5", "boxes_only"])
 def test_every_kind_of_pooling_compiles(name):
     model, batch = network(name), images(1)
     with torch.no_grad():

@@ -155,6 +155,7 @@ def test_values_out_of_range(key: str, value: Any, message: str) -> None:
     ("fields", "rule"),
     [
         pytest.param({"anchors.sizes": ((32,),)}, r"must hold 5 tuples, one per level \(p2 … p6\); got 1", id="fpn"),
+        pytest.param({"backbone.dilate_c5": True}, "is for a network without FPN: set fpn to None", id="dilated fpn"),
         pytest.param({"fpn": None}, r"must hold 1 tuple, one per level \(the single one\); got 5", id="single scale"),
         pytest.param(
             {"anchors.sizes": ((32,), (64,), (128,), (256,), (512, 1024))},

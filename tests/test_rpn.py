@@ -110,6 +110,43 @@ def test_levels_do_not_suppress_each_other() -> None:
     torch.testing.assert_close(proposals.scores[0, :2], torch.tensor([2.0, 1.0]).sigmoid())
 
 
+def test_levels_in_one_list_suppress_each_other_and_share_the_limit() -> None:
+    box = [0, 0, 10, 10]
+    output = boxes_as_anchors([(box, 1.0), ([20, 0, 30, 10], 0.5)], [(box, 2.0), ([20, 20, 30, 30], -1.0)])
+    proposals = rpn(per_level=False, pre_nms_top_n=3).propose(output, image_batch((32, 48)), training=False)
+    assert proposals.valid.tolist() == [[True, True, False]]
+    torch.testing.assert_close(proposals.scores[0, :2], torch.tensor([2.0, 0.5]).sigmoid())
+
+
+def test_boxes_may_be_cut_to_the_padded_input() -> None:
+    output = boxes_as_anchors([([-5, -5, 100, 100], 0.0)], images=2)
+    network = RPN(RPNConfig(channels=8, clip="input"), ANCHORS, 6, STRIDES, "centers")
+    proposals = network.propose(output, image_batch((20, 48), (32, 30)), training=False)
+    assert proposals.boxes[:, 0].tolist() == [[0, 0, 47, 31]] * 2
+
+
+def test_boxes_are_cut_to_an_image_in_the_middle() -> None:
+    output = boxes_as_anchors([([-5, -5, 100, 100], 0.0)])
+    images = image_batch((20, 40))._replace(offsets=torch.tensor([[6, 4]]))
+    assert rpn().propose(output, images, training=False).boxes[0].tolist() == [[4, 6, 44, 26]]
+
+
+def test_boxes_without_area_stay_where_no_least_size_is_set() -> None:
+    output = boxes_as_anchors([([60, 0, 70, 10], 9.0), ([5, 5, 9, 8], 8.0)])
+    proposals = rpn(min_size=None).propose(output, image_batch((32, 48)), training=False)
+    assert proposals.valid.all() and proposals.boxes[0, 0].tolist() == [48, 0, 48, 10]
+
+
+def test_deltas_may_be_unlimited() -> None:
+    output = boxes_as_anchors([([10, 10, 11, 11], 0.0)])
+    output.deltas[0, 0, 2] = math.log(30)
+    for limit, width in ((math.log(10), 10), (None, 30)):
+        network = rpn(max_log_scale=limit)
+        box = network.propose(output, image_batch((48, 48), side=(48, 48)), training=False).boxes[0, 0]
+        expected = min(10.5 + width / 2, 48) - max(10.5 - width / 2, 0)
+        assert float(box[2] - box[0]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_deltas_move_the_anchors() -> None:
     output = boxes_as_anchors([([10, 10, 20, 30], 0.0)])
     output.deltas[0, 0] = torch.tensor([0.5, -0.25, math.log(2), 0.0])

@@ -181,3 +181,24 @@ def test_gradient_stops_at_the_frozen_stages() -> None:
 def test_frozen_batch_norm_has_no_parameters() -> None:
     names = [name for name, _ in model(0, norm="frozen_batch").backbone.named_parameters()]
     assert names and not any("bn" in name for name in names)
+
+
+def test_stem_padding_at_the_end_alone() -> None:
+    around, end = (resnet(stem_padding=where, depth=18, **NARROW).maxpool for where in ("around", "end"))
+    ramp = torch.arange(6.0).expand(1, 1, 6, 6)
+    assert around(ramp)[0, 0, 0].tolist() == [1, 3, 5]  # windows of −1 … 1, 1 … 3, 3 … 5
+    assert end(ramp)[0, 0, 0].tolist() == [2, 4, 5]  # 0 … 2, 2 … 4, 4 … 6
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_dilated_c5_keeps_stride_16_and_its_weights(depth: int) -> None:
+    plain, dilated = (resnet(depth=depth, dilate_c5=wide, **NARROW).eval() for wide in (False, True))
+    dilated.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert dilated(x)["c5"].shape[-2:] == dilated(x)["c4"].shape[-2:] == (4, 6)
+        torch.testing.assert_close(dilated(x)["c4"], plain(x)["c4"])
+    assert {m.dilation for m in dilated.layer4.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)} == {
+        (2, 2)
+    }
+    assert all(m.stride == (1, 1) for m in dilated.layer4.modules() if isinstance(m, nn.Conv2d))

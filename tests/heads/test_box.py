@@ -157,6 +157,26 @@ def test_invalid_proposals_are_not_detected() -> None:
     assert found(result) == [([20, 0, 30, 10], 1, 0.8)]
 
 
+def test_each_roi_is_found_only_as_its_likeliest_class() -> None:
+    result = head(classes_per_roi="best", score_threshold=0.2).detections(
+        logits([0.3, 0.6, 0.1], [0.4, 0.0, 0.6], [0.5, 0.3, 0.2]),
+        torch.zeros(3, CLASSES, 4),
+        proposed([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]),
+        image_batch((64, 64)),
+    )
+    assert found(result) == [([0, 0, 10, 10], 1, 0.6), ([40, 0, 50, 10], 0, 0.5)]
+
+
+def test_with_likeliest_classes_alone_empty_slots_take_part() -> None:
+    result = head(classes_per_roi="best", min_size=None).detections(
+        logits([0.9, 0.0, 0.1], [0.0, 0.8, 0.2]),
+        torch.zeros(2, CLASSES, 4),
+        proposed([20, 0, 30, 10], [0, 0, 0, 0], valid=[True, False]),
+        image_batch((64, 64)),
+    )
+    assert found(result) == [([20, 0, 30, 10], 0, 0.9), ([0, 0, 0, 0], 1, 0.8)]
+
+
 def test_boxes_are_cut_to_the_image_and_small_ones_dropped() -> None:
     result = head(min_size=4.0).detections(
         logits(*[[0.9, 0.0, 0.1]] * 3),

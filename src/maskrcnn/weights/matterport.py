@@ -130,8 +130,8 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     """Return the checkpoint in our terms, exactly: only parameters are written differently.
 
     The bias of a convolution before a norm goes into the norm's mean; the norms of the box head, whose convolutions
-    are our linear layers, go into these; of the RPN's two logits per anchor their difference is ours. What is taken leaves `tensors`, to save
-    memory.
+    are our linear layers, go into these; of the RPN's two logits per anchor their difference is ours. What is taken
+    leaves `tensors`, to save memory.
 
     Raises:
         CheckpointError: a tensor is missing, or the backbone is none of ours.
