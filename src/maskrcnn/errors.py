@@ -1,4 +1,4 @@
-"""The errors a user can meet; each is also the builtin error that fits it."""
+"""The errors and warnings a user can meet; each is also the builtin one that fits it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class DatasetError(MaskRCNNError, ValueError):
 
 class CheckpointError(MaskRCNNError, ValueError):
     """A weights or checkpoint file cannot be read, or does not fit the model."""
+
+
+class WeightsWarning(UserWarning):
+    """Weights can be loaded, but hold values that no training ends with."""
 
 
 class WriteError(MaskRCNNError, OSError):
