@@ -46,7 +46,7 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
                 arrays[name] = array
     except (RefusedError, MemoryError):
         raise
-    except Exception as e:  # noqa: BLE001  # whatever a damaged file provokes in HDF5
+    except Exception as e:  # whatever a damaged file provokes in HDF5
         if isinstance(e, OSError) and e.errno is not None:
             raise
         raise DamagedError from None

@@ -98,7 +98,7 @@ class _Arrays:
         if data.is_text:
             self._fill_from_text(memory, data.size)
         else:
-            self.file.read_into(memoryview(memory))
+            self.file.read_into(memory.data)
         self.file.seek(after)
 
     def _fill_from_text(self, memory: np.ndarray, left: int) -> None:
@@ -125,7 +125,7 @@ class _Dtype(Pending):
         if any(part is not None for part in state[2:5]):  # of elements that are arrays or have fields
             raise RefusedError("holds arrays of records, which weights are not")
         if self.dtype.kind in "biufc":
-            self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">"}.get(state[1], "="))
+            self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")
 
     @property
     def value(self) -> np.dtype[Any]:

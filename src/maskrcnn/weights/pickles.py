@@ -22,8 +22,8 @@ LONGEST_LINE = 1 << 28
 
 OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT SHORT_BINSTRING SHORT_BINBYTES UNICODE "
-    "SHORT_BINUNICODE".split()
+    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    | {"SHORT_BINSTRING", "SHORT_BINBYTES", "UNICODE", "SHORT_BINUNICODE"}
 )
 """Opcodes that push their argument."""
 STRINGS = {"BINSTRING": 4, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8, "BINUNICODE": 4, "BINUNICODE8": 8}
@@ -161,7 +161,7 @@ class Machine:
         elif name in CONSTANTS:
             self.stack.append(CONSTANTS[name])
         else:
-            argument = opcode.arg.reader(self.file) if opcode.arg else None  # type: ignore[arg-type]
+            argument: Any = opcode.arg.reader(self.file) if opcode.arg else None  # type: ignore[arg-type]
             if name in VALUES:
                 self.stack.append(argument)
             elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -206,10 +206,9 @@ class Machine:
                 self.stack.append([])
             case "EMPTY_DICT":
                 self.stack.append({})
-            case "LIST":
-                self.stack.append(self._since_mark())
-            case "TUPLE":
-                self.stack.append(tuple(self._since_mark()))
+            case "LIST" | "TUPLE":
+                items = self._since_mark()  # which changes the stack
+                self.stack.append(items if name == "LIST" else tuple(items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 self.stack.append(tuple(reversed([self._pop() for _ in range(TUPLES[name])])))
             case "DICT":
@@ -262,7 +261,9 @@ class Machine:
             raise DamagedError
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             # The hash of nested tuples can take forever.
-            if not all(isinstance(k, str | bytes | int | float | None) for k in (key if type(key) is tuple else (key,))):
+            if not all(
+                isinstance(k, str | bytes | int | float | None) for k in (key if type(key) is tuple else (key,))
+            ):
                 raise RefusedError("has dictionaries with keys that are no names")
             target[key] = value
 
@@ -299,4 +300,4 @@ def _unquoted(line: bytes) -> str:
     text = line.removesuffix(b"\n")
     if len(line) == len(text) or text[:1] not in (b"'", b'"') or text[-1:] != text[:1] or len(text) < 2:
         raise DamagedError
-    return codecs.escape_decode(text[1:-1])[0].decode("latin1")  # type: ignore[attr-defined, no-any-return]
+    return codecs.escape_decode(text[1:-1])[0].decode("latin1")

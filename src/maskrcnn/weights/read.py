@@ -63,7 +63,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     container = recognise(path)
     if container == "safetensors":
         tree, metadata = read_tensors(path)
-        return Contents(as_tensors(tree, str(path)), metadata, container)
+        return Contents(_checked(tree, str(path)), metadata, container)
     try:
         tree = READERS[container](path)
     except RefusedError as e:
@@ -73,7 +73,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     except MemoryError:
         raise CheckpointError(f"{path} cannot be read as weights: it needs more memory than there is.") from None
     values, metadata = _unwrap(tree)
-    return Contents(as_tensors(values, str(path)), metadata, container)
+    return Contents(_checked(values, str(path)), metadata, container)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,13 +107,7 @@ def as_tensors(mapping: Mapping[str, Any], source: str = "the mapping") -> dict[
         CheckpointError: there are none, or they cannot be weights, see `check_tensors`.
     """
     values, _ = _unwrap(mapping)
-    if not values:
-        raise CheckpointError(f"{source} does not hold a mapping from names to tensors.")
-    if all(name.startswith("module.") for name in values):  # saved from within a wrapper for several GPUs
-        values = {name.removeprefix("module."): value for name, value in values.items()}
-    tensors = {name: _as_tensor(value, name, source) for name, value in values.items()}
-    check_tensors(tensors, source)
-    return tensors
+    return _checked(values, source)
 
 
 def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -133,7 +127,7 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
             raise CheckpointError(f"{source}: {name!r} is empty, of shape {list(tensor.shape)}.")
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             raise CheckpointError(
-                f"{source}: {name!r} claims {tensor.numel():,} elements, of shape {list(tensor.shape)}, but holds fewer."
+                f"{source}: {name!r} claims {tensor.numel():,} elements, shape {list(tensor.shape)}, but holds fewer."
             )
         # Least and greatest take no memory, and both are NaN where one element is.
         if tensor.is_floating_point() and not all(edge.isfinite() for edge in torch.aminmax(tensor)):
@@ -142,6 +136,16 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         some = ", ".join(broken[:3])
         warnings.warn(f"{source} holds NaN or infinity in {some}{more}.", WeightsWarning, stacklevel=2)
+
+
+def _checked(values: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    if not values:
+        raise CheckpointError(f"{source} does not hold a mapping from names to tensors.")
+    if all(name.startswith("module.") for name in values):  # saved from within a wrapper for several GPUs
+        values = {name.removeprefix("module."): value for name, value in values.items()}
+    tensors = {name: _as_tensor(value, name, source) for name, value in values.items()}
+    check_tensors(tensors, source)
+    return tensors
 
 
 def _unwrap(tree: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -17,7 +17,10 @@ TEXT_PICKLES = (b"(dp", b"(d", b"}q", b"}(", b"}.", b"(lp", b"ccollections\nOrde
 """How pickles of containers begin in protocols 0 and 1."""
 FOREIGN = (
     (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself: run git lfs pull"),
-    (rb"\s*<(!doctype|html|\?xml|head)", "is a web page, not weights: download it again, from the link to the raw file"),
+    (
+        rb"\s*<(!doctype|html|\?xml|head)",
+        "is a web page, not weights: download it again, from the link to the raw file",
+    ),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "is compressed: unpack it and load what is in it"),
     (rb".{257}ustar", "is a tar archive: unpack it and load what is in it"),
     (rb"model_checkpoint_path:", "is the index of a TensorFlow checkpoint: convert it to Keras' .h5 or to safetensors"),

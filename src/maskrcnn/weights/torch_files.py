@@ -95,7 +95,9 @@ def _find_pickle(path: Path, file: BinaryIO) -> tuple[int, int]:
     names = [entry.filename for entry in entries]
     pickles = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") for name in names):
-        raise RefusedError("is a TorchScript archive, a program; save the weights alone with torch.save(module.state_dict(), path)")
+        raise RefusedError(
+            "is a TorchScript archive, a program; save the weights alone with torch.save(module.state_dict(), path)"
+        )
     if "model.weights.h5" in names:
         raise RefusedError("is a Keras archive; unpack it and load the model.weights.h5 in it")
     if len(pickles) != 1:
@@ -205,7 +207,7 @@ def _check_tensor(storage: Any, start: Any, shape: Any, strides: Any, *rest: Any
     """Check that a tensor lies within its storage and holds no element twice."""
     if not isinstance(storage, _Storage) or len(shape) != len(strides) or any(bool(hooks) for hooks in rest[1:2]):
         raise DamagedError
-    if min(start, *shape, *strides) < 0:
+    if any(number < 0 for number in (start, *shape, *strides)):
         raise DamagedError
     count = math.prod(shape)
     last = start + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
