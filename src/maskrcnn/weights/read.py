@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,13 +85,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with open(path, "rb") as f:
-            head = f.read(8)
-            size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            if size < 2:
+            head = f.read(9)
+            if head[8:] != b"{":
                 raise CheckpointError(f"{path} is not a safetensors file, or it is cut short.")
+            (size,) = struct.unpack("<Q", head[:8])
             if size > MAX_HEADER:
                 raise CheckpointError(f"{path} is damaged: it declares a header of {size:,} bytes.")
-            metadata = json.loads(f.read(size)).get("__metadata__", {})
+            metadata = json.loads(b"{" + f.read(size - 1)).get("__metadata__", {})
         return load_file(path), metadata
     except OSError as e:
         raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
@@ -126,9 +127,7 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
         if not tensor.numel():
             raise CheckpointError(f"{source}: {name!r} is empty, of shape {list(tensor.shape)}.")
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{source}: {name!r} claims {tensor.numel():,} elements, shape {list(tensor.shape)}, but holds fewer."
-            )
+            raise _repeats(source, name, tensor.shape)
         # Least and greatest take no memory, and both are NaN where one element is.
         if tensor.is_floating_point() and not all(edge.isfinite() for edge in torch.aminmax(tensor)):
             broken.append(name)
@@ -136,6 +135,12 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         some = ", ".join(broken[:3])
         warnings.warn(f"{source} holds NaN or infinity in {some}{more}.", WeightsWarning, stacklevel=2)
+
+
+def _repeats(source: str, name: str, shape: Sequence[int]) -> CheckpointError:
+    return CheckpointError(
+        f"{source}: {name!r} claims {math.prod(shape):,} elements, of shape {list(shape)}, but holds fewer."
+    )
 
 
 def _checked(values: Mapping[str, Any], source: str) -> dict[str, Tensor]:
@@ -177,6 +182,8 @@ def _as_tensor(value: Tensor | np.ndarray | np.generic, name: str, source: str) 
     if isinstance(value, Tensor):
         return value.detach()
     array = np.asarray(value)
+    if any(stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)):
+        raise _repeats(source, name, array.shape)
     if not array.flags.writeable or not array.dtype.isnative or any(stride < 0 for stride in array.strides):
         array = array.astype(array.dtype.newbyteorder("="))
     try:

@@ -60,7 +60,7 @@ def _container(head: bytes) -> Container | None:
         return "torch"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
-    if head[8:9] == b"{":
+    if head[5:9] == b"\0\0\0{":  # the size of a JSON header that follows
         return "safetensors"
     if head[2:].startswith(LEGACY_MAGIC):
         return "torch before 1.6"
@@ -78,6 +78,6 @@ def _looks_like(path: Path, head: bytes) -> str:
     if TENSORFLOW.search(path.name):
         return "looks like a TensorFlow model or checkpoint: convert it to Keras' .h5 or to safetensors"
     text = head[:40].decode("utf-8", "replace")
-    if all(c.isprintable() or c.isspace() for c in text):
+    if all(c.isprintable() or c.isspace() for c in text) and "\ufffd" not in text[:-1]:  # the last may be cut
         return f"is text, beginning {json.dumps(text)}: {ADVICE}"
     return f"is of no known kind, or damaged: {ADVICE}"

@@ -74,8 +74,10 @@ def read_legacy(path: Path) -> Any:
 
 
 def _load(source: Path | BinaryIO, mmap: bool) -> Any:
+    known = torch.serialization.get_safe_globals()
+    admitted: list[Any] = [] if argparse.Namespace in known else [argparse.Namespace]  # taken out again afterwards
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(admitted):
             warnings.simplefilter("ignore")  # of old protocols and deprecated storages
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except (OSError, MemoryError):
