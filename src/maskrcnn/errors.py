@@ -59,6 +59,16 @@ def os_reason(path: str | os.PathLike[str], error: OSError) -> str:
     return f"{path}: {error.strerror or error}"
 
 
+def printable(text: str, length: int = 100) -> str:
+    """Return the beginning of a foreign text in one line, without what a terminal would obey.
+
+    Example:
+        >>> printable("a" + chr(27) + "[31mb")
+        'a?[31mb'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text[:length])
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun.
 

@@ -191,6 +191,7 @@ SAFETENSORS = {
     "header of 2 GB": (_safetensors(_entry(), size=2**31), "declares a header of 2,147,483,648 bytes"),
     "header of a terabyte": (_safetensors(_entry(), size=2**40 - 1), "declares a header of 1,099,511,627,775 bytes"),
     "header of all bytes": (_safetensors(_entry(), size=2**64 - 1), "is of no known kind, or damaged"),
+    "header of nothing": (_safetensors(_entry(), size=0), "is damaged or cut short"),
     "header longer than the file": (_safetensors(_entry(), size=1000), "is damaged or cut short"),
     "no JSON": (_safetensors(b"{nothing}"), "is damaged or cut short"),
     "nested JSON": (_safetensors(b'{"a":' * 100_000), "is damaged or cut short"),
@@ -200,6 +201,10 @@ SAFETENSORS = {
     "negative offsets": (_safetensors(_entry(offsets=(-8, 0))), "is damaged or cut short"),
     "shape too large": (_safetensors(_entry(shape=(2**62, 8))), "is damaged or cut short"),
     "negative shape": (_safetensors(_entry(shape=(-2,))), "is damaged or cut short"),
+    "control characters": (
+        _safetensors({"\x1b[31m": _entry(offsets=(8, 0))["w"]}),
+        r"is damaged or cut short: [ -~]*\?\[31m[ -~]*$",
+    ),
     "unknown dtype": (_safetensors(_entry(dtype="F31")), "is damaged or cut short"),
     "bytes left over": (_safetensors(_entry(), b"\0" * 16), "is damaged or cut short"),
     "flags": (_safetensors(_entry(dtype="BOOL", shape=(8,))), "'w' is bool, which weights cannot be"),

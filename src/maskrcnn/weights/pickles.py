@@ -14,6 +14,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
+from maskrcnn.errors import printable
+
 MAX_OPCODES = 500_000
 """Weights and optimizer state of a ResNet-101 take a fifth; this many take about a second."""
 LONG_STRING = 1024
@@ -251,8 +253,9 @@ class Machine:
     def _name(self, module: Any, name: Any) -> None:
         found = Name(module, name)
         if found not in self.admitted:
-            shown = "".join(c if c.isprintable() else "?" for c in f"{module}.{name}"[:100])
-            raise RefusedError(f"holds {shown}, which is no tensor, and loading that could run code")
+            raise RefusedError(
+                f"holds {printable(f'{module}.{name}')}, which is no tensor, and loading that could run code"
+            )
         self.stack.append(found)
 
     def _set(self, pairs: list[Any]) -> None:

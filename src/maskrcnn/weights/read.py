@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -13,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from maskrcnn.errors import CheckpointError, WeightsWarning, os_reason
+from maskrcnn.errors import CheckpointError, WeightsWarning, os_reason, printable
 from maskrcnn.weights.hdf5 import read_hdf5
 from maskrcnn.weights.numpy_pickles import read_arrays
 from maskrcnn.weights.pickles import RefusedError
@@ -84,21 +82,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is missing, damaged, or not safetensors.
     """
     try:
-        with open(path, "rb") as f:
-            head = f.read(9)
-            if head[8:] != b"{":
-                raise CheckpointError(f"{path} is not a safetensors file, or it is cut short.")
-            (size,) = struct.unpack("<Q", head[:8])
-            if size > MAX_HEADER:
-                raise CheckpointError(f"{path} is damaged: it declares a header of {size:,} bytes.")
-            metadata = json.loads(b"{" + f.read(size - 1)).get("__metadata__", {})
-        return load_file(path), metadata
+        with open(path, "rb") as file:
+            head = file.read(9)
+        if head[8:] != b"{":
+            raise CheckpointError(f"{path} is not a safetensors file, or it is cut short.")
+        (size,) = struct.unpack("<Q", head[:8])
+        if size > MAX_HEADER:
+            raise CheckpointError(f"{path} is damaged: it declares a header of {size:,} bytes.")
+        with safe_open(path, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except OSError as e:
         raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
-    except (SafetensorError, ValueError, AttributeError, RecursionError) as e:
-        if isinstance(e, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is damaged or cut short: {e}.") from None
+    except SafetensorError as e:
+        reason = printable(str(e).removeprefix("Error while deserializing header: "), 200)
+        raise CheckpointError(f"{path} is damaged or cut short: {reason}.") from None
 
 
 def as_tensors(mapping: Mapping[str, Any], source: str = "the mapping") -> dict[str, Tensor]:
@@ -133,7 +130,7 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
             broken.append(name)
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        some = ", ".join(broken[:3])
+        some = ", ".join(map(printable, broken[:3]))
         warnings.warn(f"{source} holds NaN or infinity in {some}{more}.", WeightsWarning, stacklevel=2)
 
 
