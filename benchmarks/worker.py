@@ -41,10 +41,10 @@ def serve(cases: Mapping[str, Build], versions: dict[str, str]) -> None:
     file = torch.load(path, weights_only=True)
     case = cases[name](file["inputs"], file["weights"])
     _settle_allocator()
-    before = _resident()
+    before = resident()
     figures = case.figures(case.run())  # also warms up
     gc.collect()
-    _reset_peak()  # what the figures took does not count
+    reset_peak()  # what the figures took does not count
     _say(answers, {"figures": figures, "versions": versions})
     count = 1
     for line in sys.stdin:
@@ -57,7 +57,7 @@ def serve(cases: Mapping[str, Build], versions: dict[str, str]) -> None:
         seconds = (time.perf_counter() - start) / count
         _say(answers, {"seconds": seconds})
         count = max(round(LEAST_SECONDS / seconds), 1)
-    _say(answers, {"megabytes": (_peak() - before) / 1e6})
+    _say(answers, {"megabytes": (peak() - before) / 1e6})
 
 
 def detection_figures(boxes: Tensor, labels: Tensor, scores: Tensor, masks: Tensor) -> dict[str, float]:
@@ -94,7 +94,8 @@ def _settle_allocator() -> None:
 
 # Memory is the process's peak resident size less its size once weights and inputs are loaded. Linux can reset
 # the peak, so that loading does not count; elsewhere what loading took beyond its result hides part of it.
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Make the peak the present size, where the system can."""
     try:
         with open("/proc/self/clear_refs", "w") as f:
             f.write("5")
@@ -102,15 +103,17 @@ def _reset_peak() -> None:
         pass
 
 
-def _peak() -> float:
+def peak() -> float:
+    """Return the largest resident size in bytes."""
     found = _status("VmHWM:")
     unit = 1 if sys.platform == "darwin" else 1024
     return found if found is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _resident() -> float:
+def resident() -> float:
+    """Return the resident size in bytes."""
     found = _status("VmRSS:")
-    return found if found is not None else _peak()
+    return found if found is not None else peak()
 
 
 def _status(name: str) -> float | None:

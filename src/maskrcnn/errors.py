@@ -1,4 +1,4 @@
-"""The errors a user can meet; each is also the builtin error that fits it."""
+"""The errors and warnings a user can meet; each is also the builtin one that fits it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ class CheckpointError(MaskRCNNError, ValueError):
     """A weights or checkpoint file cannot be read, or does not fit the model."""
 
 
+class WeightsWarning(UserWarning):
+    """Weights can be loaded, but hold values that no training ends with."""
+
+
 class WriteError(MaskRCNNError, OSError):
     """An output file or folder cannot be written."""
 
@@ -53,6 +57,16 @@ def did_you_mean(word: str, known: list[str]) -> str:
 def os_reason(path: str | os.PathLike[str], error: OSError) -> str:
     """Return the system's reason for a failed file operation, without Python's decoration."""
     return f"{path}: {error.strerror or error}"
+
+
+def printable(text: str, length: int = 100) -> str:
+    """Return the beginning of a foreign text in one line, without what a terminal would obey.
+
+    Example:
+        >>> printable("a" + chr(27) + "[31mb")
+        'a?[31mb'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text[:length])
 
 
 def counted(number: int, noun: str) -> str:

@@ -108,10 +108,10 @@ def _truncated(path, model):
 
 BAD = {
     "missing": (lambda path, model: None, "x.safetensors", "No such file"),
-    "empty": (lambda path, model: path.touch(), "x.safetensors", "not a safetensors file, or it is cut short"),
-    "text": (lambda path, model: path.write_text("hello, I am not weights"), "x.safetensors", "not a safetensors"),
+    "empty": (lambda path, model: path.touch(), "x.safetensors", "is empty: download it again"),
+    "text": (lambda path, model: path.write_text("hello, I am not weights"), "x.safetensors", "is text, beginning"),
     "truncated": (_truncated, "x.safetensors", "damaged or cut short"),
-    "pickle of code": (lambda path, model: path.write_bytes(pickle.dumps(Evil())), "x.pth", "no file of tensors alone"),
+    "pickle of code": (lambda path, model: path.write_bytes(pickle.dumps(Evil())), "x.pth", "could run code"),
     "torch file of code": (lambda path, model: torch.save({"w": Evil()}, path), "x.pth", "could run code"),
     "not tensors": (lambda path, model: torch.save({"a": 1}, path), "x.pth", "mapping from names to tensors"),
     "foreign": (lambda path, model: torch.save({"a": torch.zeros(1)}, path), "x.pth", "no known format"),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.errors import CheckpointError, ConfigError
-from maskrcnn.weights.files import TRAINING_KEY, read_tensors, write_tensors
+from maskrcnn.weights.files import TRAINING_KEY, write_tensors
+from maskrcnn.weights.read import read_tensors
 
 MAY_DIFFER = frozenset({"workers", "evaluate_every", "save_every"})
 """Options that do not change what the steps compute."""

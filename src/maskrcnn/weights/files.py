@@ -1,13 +1,9 @@
-"""Reading and writing weights. Nothing here runs code found in a file."""
+"""From files of weights to networks, and back."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-import struct
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_mean, os_reason
+from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_mean
 from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
 from maskrcnn.weights.classes import carry_classes
 from maskrcnn.weights.importing import Imported, described, some
+from maskrcnn.weights.read import as_tensors, read
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -97,9 +94,11 @@ def import_weights(
         hint = did_you_mean(format, list(FORMATS))
         raise InputError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.{hint}")
     name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
-    tensors, metadata = (_as_tensors(source), {}) if isinstance(source, Mapping) else _read(Path(source).expanduser())
-    if tensors and all(key.startswith("module.") for key in tensors):  # saved from within a wrapper for several GPUs
-        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    metadata: Mapping[str, str] = {}
+    if isinstance(source, Mapping):
+        tensors = as_tensors(source)
+    else:
+        tensors, metadata, _ = read(Path(source).expanduser())
     format = format or _recognise(tensors, metadata, name)
     if format != "maskrcnn":
         return IMPORTERS[format].convert(tensors, name, metadata)
@@ -162,59 +161,6 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
             save_file(contiguous, new, metadata={"format": "pt", **metadata})
         except SafetensorError as e:
             raise OSError(str(e)) from None
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or not safetensors.
-    """
-    try:
-        with open(path, "rb") as f:
-            head = f.read(8)
-            size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            if not 2 <= size <= 100_000_000:
-                raise CheckpointError(f"{path} is not a safetensors file, or it is cut short.")
-            metadata = json.loads(f.read(size)).get("__metadata__", {})
-        return load_file(path), metadata
-    except OSError as e:
-        raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
-    except (SafetensorError, ValueError, AttributeError) as e:
-        if isinstance(e, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is damaged or cut short: {e}.") from None
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix.lower() == ".safetensors":
-        return read_tensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that are then refused with a sentence
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as e:
-        raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
-    except Exception as e:  # noqa: BLE001  # whatever a damaged or hostile pickle provokes
-        raise CheckpointError(f"{path} cannot be read as weights: {_why_unreadable(e)}.") from None
-    for key in ("model", "state_dict"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} does not hold a mapping from names to tensors.")
-    return dict(loaded), {}
-
-
-def _why_unreadable(error: Exception) -> str:
-    """Return a reason in our own words: those of `torch.load` advise to run the file's code."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    if found:
-        return f"it holds {found[1]}, which is no tensor, and loading that could run code"
-    return "it is damaged, cut short, or no file of tensors alone"
-
-
-def _as_tensors(source: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {k: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for k, v in source.items()}
 
 
 def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> str:
