@@ -38,6 +38,10 @@ NETWORKS = {
             **{"box_corners": "inclusive", "anchors.rounding": "base"},
         },
     ),
+    "keypoints": (
+        "small-fpn",
+        {"backbone.width": 8, "fpn.channels": 16, "keypoint_names": ("a", "b"), "keypoint.channels": 16},
+    ),
     "boxes_only": ("small-fpn", {"backbone.width": 8, "fpn.channels": 16, "masks": False}),
 }
 SMALL = {
@@ -93,7 +97,7 @@ def test_inference_compiles_as_one_graph(name, count):
     assert_same(eager, compiled)
 
 
-@pytest.mark.parametrize("name", ["adaptive", "roi_pool", "matterport", "dilated c5", "boxes_only"])
+@pytest.mark.parametrize("name", ["adaptive", "roi_pool", "matterport", "dilated c5", "keypoints", "boxes_only"])
 def test_every_kind_of_pooling_compiles(name):
     model, batch = network(name), images(1)
     with torch.no_grad():

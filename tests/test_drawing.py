@@ -200,3 +200,23 @@ def test_wrong_arguments_are_refused_with_a_sentence() -> None:
         overlay(GREY, Detections.empty((120, 160)), scale=0)
     with pytest.raises(InputError, match="at least one picture"):
         contact_sheet([], columns=2)
+
+
+def test_skeletons_join_the_keypoints_that_are_sure() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    points = torch.tensor([[[50.0, 50, 0.9], [150, 50, 0.9], [250, 50, 0.01]]])
+    limbs = ((0, 1), (1, 2))
+    box, label = torch.tensor([[20.0, 20, 280, 180]]), torch.zeros(1, dtype=torch.int64)
+    found = Detections(box, label, torch.ones(1), None, (200, 300), ("a",), points, ("x", "y", "z"), limbs)
+    picture = np.asarray(overlay(image, found))
+    ink = picture[50, 100].tolist()
+    assert ink == list(color(0)) and picture[50, 50].tolist() == ink
+    assert not picture[50, 200].any() and not picture[50, 250].any()  # towards the keypoint of low score
+
+
+def test_logits_count_from_zero_on() -> None:
+    points = torch.tensor([[[50.0, 50, 6.0], [150, 50, -2.0]]])
+    box, label = torch.tensor([[20.0, 20, 280, 180]]), torch.zeros(1, dtype=torch.int64)
+    found = Detections(box, label, torch.ones(1), None, (200, 300), ("a",), points, ("x", "y"), ((0, 1),))
+    picture = np.asarray(overlay(np.zeros((200, 300, 3), np.uint8), found))
+    assert picture[50, 50].any() and not picture[50, 100].any() and not picture[50, 150].any()

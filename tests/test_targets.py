@@ -375,3 +375,40 @@ def test_missing_masks_and_missing_targets_are_refused() -> None:
         batch_targets([some(1), Target(torch.ones(1, 4), torch.tensor([0]))], (8, 8), masks=True)
     with pytest.raises(InputError, match="at least one target"):
         batch_targets([], (8, 8), masks=True)
+
+
+# Keypoints
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "said"),
+    [
+        (None, r"targets\[0\]\.keypoints is missing, and this network learns 2 of them"),
+        (torch.zeros(1, 6), r"got float32 \[1, 6\]\. Reshape it with keypoints\.reshape\(-1, 2, 3\)"),
+        (torch.zeros(1, 2, 2), "Add the visibility: 0 not labelled, 1 hidden, 2 visible"),
+        (torch.full((1, 2, 3), 5.0), "visibility 0, 1 or 2; got 5"),
+        (torch.full((1, 2, 3), float("nan")), "must be finite"),
+        (torch.zeros(1, 3, 3), r"must be float32 \[1, 2, 3\].* got float32 \[1, 3, 3\]"),
+    ],
+    ids=["missing", "flat", "no visibility", "visibility", "nan", "another number"],
+)
+def test_keypoints_that_are_refused(keypoints, said):
+    given = {"boxes": [[1.0, 1, 9, 9]], "labels": [0]}
+    if keypoints is not None:
+        given["keypoints"] = keypoints
+    with pytest.raises(InputError, match=said):
+        check_target(given, (20, 20), 1, masks=False, num_keypoints=2)
+
+
+def test_keypoints_are_resized_and_batched_with_their_boxes():
+    points = torch.tensor([[[2.0, 3, 2], [4, 5, 1]]])
+    target = check_target(
+        {"boxes": [[1.0, 1, 9, 9]], "labels": [0], "keypoints": points}, (20, 20), 1, masks=False, num_keypoints=2
+    )
+    resized = resize_target(target, (20, 20), (40, 60))
+    assert resized.keypoints.tolist() == [[[6, 6, 2], [12, 10, 1]]]
+    empty = check_target({"boxes": [], "labels": []}, (20, 20), 1, masks=False, num_keypoints=2)
+    batch = batch_targets([resized, empty], (64, 64), masks=False, offsets=torch.tensor([[5, 7], [0, 0]]))
+    assert batch.keypoints.shape == (2, 4, 2, 3)
+    assert batch.keypoints[0, 0].tolist() == [[13, 11, 2], [19, 15, 1]]
+    assert batch.to("cpu").keypoints is not None

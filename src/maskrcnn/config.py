@@ -296,12 +296,27 @@ class MaskHeadConfig(Fields):
     `integer_box`: resized to the box rounded to whole pixels (torchvision)."""
 
 
+class KeypointHeadConfig(Fields):
+    """Keypoint head (Mask R-CNN, section 5): a heatmap of 4 · pool_size per keypoint, 56 × 56."""
+
+    pool_size: Positive = 14
+    num_convs: Positive = 8
+    channels: Positive = 512
+    skeleton: tuple[tuple[Natural, Natural], ...] = ()
+    """Which keypoints are joined by a line in pictures, as pairs of places in `keypoint_names`."""
+    scores: Literal["logit", "softmax"] = "softmax"
+    """`softmax`: the share of the highest cell in the heatmap (Detectron2). `logit`: its value (torchvision)."""
+
+
 class Config(Fields):
     """Everything that determines a network except its weights."""
 
     class_names: tuple[str, ...]
     masks: bool = True
     """False is Faster R-CNN."""
+    keypoint_names: tuple[str, ...] = ()
+    """Keypoints that every object of every class may have; with any, the network has a keypoint head. Names with
+    `left` and `right` change places in mirrored images."""
     box_corners: BoxCorners = "edges"
     """What the corners of boxes mean inside the network. `edges`: pixel k reaches from k to k + 1. `inclusive`: the
     same boxes, but RoIs are cut out up to the corner x2 − 1, y2 − 1 of the last pixel, and clipping leaves one pixel
@@ -317,6 +332,7 @@ class Config(Fields):
     roi_align: RoIAlignConfig = RoIAlignConfig()
     box: BoxHeadConfig = BoxHeadConfig()
     mask: MaskHeadConfig = MaskHeadConfig()
+    keypoint: KeypointHeadConfig = KeypointHeadConfig()
 
     @property
     def num_classes(self) -> int:
@@ -396,6 +412,11 @@ class Config(Fields):
         twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
         if twice:
             raise ValueError(f"class_names must differ from each other; {', '.join(twice)} stands more than once")
+        if len(set(self.keypoint_names)) < len(self.keypoint_names):
+            raise ValueError("keypoint_names must differ from each other")
+        limbs = [k for limb in self.keypoint.skeleton for k in limb]
+        if self.keypoint_names and limbs and max(limbs) >= len(self.keypoint_names):
+            raise ValueError(f"keypoint.skeleton joins keypoint {max(limbs)}; there are {len(self.keypoint_names)}")
         levels = 1 if self.fpn is None else 5
         if len(self.anchors.sizes) != levels:
             raise ValueError(

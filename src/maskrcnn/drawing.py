@@ -110,6 +110,7 @@ def overlay(
     if detections.masks is not None:
         _paint_masks(canvas, detections.masks.cpu().numpy(), colors, alpha, line, scale)
     picture = Image.fromarray(canvas)
+    _paint_skeletons(picture, detections, colors, line, scale)
     rects = [_rect(box, scale, size) for box in detections.boxes.tolist()]
     draw = ImageDraw.Draw(picture)
     for rect, ink in reversed(list(zip(rects, colors, strict=True))):
@@ -159,6 +160,31 @@ def _paint_masks(
         outlines.append((area, _outline(_enlarged(mask[window], scale), line), ink))
     for area, edge, ink in reversed(outlines):
         area[edge] = ink
+
+
+def _paint_skeletons(picture: Image.Image, detections: Detections, colors: list[RGB], line: int, scale: int) -> None:
+    """Draw limbs and keypoints in the colour of their object, ringed in white, the best objects on top.
+
+    Which keypoints are shown: of scores between 0 and 1 those of at least 0.05, of logits those over 0; of ground
+    truth, those that are labelled.
+    """
+    if detections.keypoints is None or not len(detections):
+        return
+    points = detections.keypoints.cpu()
+    values = points[..., 2]
+    shown = values > 0 if bool((values < 0).any() or (values > 1).any()) else values >= 0.05
+    draw = ImageDraw.Draw(picture)
+    width = max(2, 2 * line)
+    for person, visible, ink in reversed(list(zip(points.tolist(), shown.tolist(), colors, strict=True))):
+        places = [(x * scale, y * scale) for x, y, _ in person]
+        limbs = [(places[a], places[b]) for a, b in detections.skeleton if visible[a] and visible[b]]
+        for halo, paint in ((width + 2 * line, _PAPER), (width, ink)):
+            for limb in limbs:
+                draw.line(limb, fill=paint, width=halo)
+        for (x, y), seen in zip(places, visible, strict=True):
+            if seen:
+                r = width + line
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=ink, outline=_PAPER, width=line)
 
 
 def _window(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice] | None:
@@ -337,7 +363,12 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 8) -
     return sheet
 
 
-def target_as_detections(target: Target, image_size: tuple[int, int], class_names: Sequence[str]) -> Detections:
+def target_as_detections(
+    target: Target,
+    image_size: tuple[int, int],
+    class_names: Sequence[str],
+    skeleton: tuple[tuple[int, int], ...] = (),
+) -> Detections:
     """Return the ground truth as detections of score 1, to be drawn like them."""
     values: dict[str, Any] = {"boxes": target.boxes, "labels": target.labels, "masks": target.masks}
     return Detections(
@@ -345,4 +376,6 @@ def target_as_detections(target: Target, image_size: tuple[int, int], class_name
         scores=torch.ones(len(target), device=target.boxes.device),
         image_size=image_size,
         class_names=tuple(class_names),
+        keypoints=target.keypoints,
+        skeleton=skeleton,
     )

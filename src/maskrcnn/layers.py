@@ -89,7 +89,7 @@ def init_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, relu: bool = T
         nn.init.zeros_(layer.bias)
 
 
-def init_predictor(layer: nn.Conv2d | nn.Linear, std: float) -> None:
+def init_predictor(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, std: float) -> None:
     """Fill a predictor: small normal weights, so that training starts from neutral guesses; zero bias."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:

@@ -5,7 +5,7 @@ image ─► 1 backbone [+ FPN] ─► 2 RPN ─► proposals
                   └──────► 3 RoIAlign ◄────┘
                                │ crops
                                ▼
-              4 heads: class · box · mask
+       4 heads: class · box · mask (· keypoints)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from maskrcnn.backbones import FPN, VGG, ResNet, SingleScale, Stage
 from maskrcnn.config import Config, ResNetConfig
 from maskrcnn.errors import ConfigError
-from maskrcnn.heads import BoxHead, MaskHead, SampledRoIs
+from maskrcnn.heads import BoxHead, KeypointHead, MaskHead, SampledRoIs
 from maskrcnn.heads.box import Found, of_class
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
@@ -75,6 +75,9 @@ class MaskRCNN(nn.Module):
         if config.masks:
             self.mask_roi_align = RoIAlign(config.roi_align, config.mask.pool_size, corners)
             self.mask_head = MaskHead(config.mask, crop_channels, config.num_classes)
+        if config.keypoint_names:
+            self.keypoint_roi_align = RoIAlign(config.roi_align, config.keypoint.pool_size, corners)
+            self.keypoint_head = KeypointHead(config.keypoint, crop_channels, len(config.keypoint_names))
         self._freeze()
 
     @overload
@@ -101,10 +104,10 @@ class MaskRCNN(nn.Module):
         pyramid = self._pyramid(features)
         if targets is None:
             found = self.box_head.detections(*self.boxes(pyramid, proposals.boxes), proposals, images)  # 3, 4
-            return self._detections(found, self._masks_of(pyramid, found))
+            return self._detections(found, self._masks_of(pyramid, found), self._keypoints_of(pyramid, found))
         rois = self.box_head.sample(proposals, targets)
         box_losses = self.box_head.losses(*self.boxes(pyramid, rois.boxes), rois, targets)
-        return Losses(*self.rpn.losses(rpn, targets), *box_losses, self._mask_loss(pyramid, rois, targets))
+        return Losses(*self.rpn.losses(rpn, targets), *box_losses, *self._foreground_losses(pyramid, rois, targets))
 
     def boxes(
         self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]
@@ -120,6 +123,12 @@ class MaskRCNN(nn.Module):
         levels = assign_levels(rois, pyramid.strides, self.config.roi_align)
         crops = stage("mask_features", self.mask_roi_align(pyramid, rois, levels))
         return stage("mask_logits", self.mask_head(self.stage5(crops)))
+
+    def keypoints(self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]) -> Float[Tensor, "NR Kp S S"]:
+        """Return heatmap logits of every RoI and keypoint: parts 3 and 4 for keypoints."""
+        levels = assign_levels(rois, pyramid.strides, self.config.roi_align)
+        crops = stage("keypoint_features", self.keypoint_roi_align(pyramid, rois, levels))
+        return stage("keypoint_logits", self.keypoint_head(self.stage5(crops)))
 
     def predict(
         self,
@@ -181,7 +190,8 @@ class MaskRCNN(nn.Module):
         """Return checked input, the boxes with the corners that the network works with."""
         batch = ImageBatch.of(images, self.config.image)
         if targets is not None:
-            check_batch(targets, batch, self.config.num_classes, self.config.masks)
+            config = self.config
+            check_batch(targets, batch, config.num_classes, config.masks, len(config.keypoint_names))
             if self.config.box_corners == "centers":
                 targets = targets._replace(boxes=box_ops.move_ends(targets.boxes, -1.0))
         if is_recording():
@@ -206,23 +216,43 @@ class MaskRCNN(nn.Module):
         own = torch.where(found.valid[:, :run, None, None], own, 0.0)
         return nn.functional.pad(own, (0, 0, 0, 0, 0, slots - run))
 
-    def _mask_loss(self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch) -> Float[Tensor, ""]:
-        """Return the mask loss of the positive RoIs, which stand in the first slots."""
-        if not self.config.masks:
-            return rois.boxes.new_zeros(())
+    def _keypoints_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D Kp S S"] | None:
+        """Return the heatmaps of each detection; None without a keypoint head."""
+        if not self.config.keypoint_names:
+            return None
+        slots, run = found.boxes.shape[1], _bucket(found.valid)
+        logits = self.keypoints(pyramid, found.boxes[:, :run])
+        logits = logits.reshape(len(found.boxes), run, *logits.shape[1:])
+        logits = torch.where(found.valid[:, :run, None, None, None], logits, 0.0)
+        return nn.functional.pad(logits, (0, 0, 0, 0, 0, 0, 0, slots - run))
+
+    def _foreground_losses(
+        self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+        """Return the losses on masks and keypoints of the positive RoIs, which stand in the first slots."""
+        if not self.config.masks and not self.config.keypoint_names:
+            return rois.boxes.new_zeros(()), None
         matching = self.config.box.matching
         slots = max(int(matching.samples_per_image * matching.positive_fraction), 1)
         run = _bucket(rois.positive[:, :slots])
         foreground = SampledRoIs(*(t[:, :run] for t in rois))
-        logits = self.masks(pyramid, foreground.boxes)
-        if self.config.box_corners == "centers":  # masks know whole pixels
-            foreground = foreground._replace(boxes=box_ops.move_ends(foreground.boxes, 1.0))
-        return self.mask_head.loss(logits, foreground, targets, self.config.roi_align.aligned)
+        whole = foreground  # masks and keypoints know whole pixels
+        if self.config.box_corners == "centers":
+            whole = foreground._replace(boxes=box_ops.move_ends(foreground.boxes, 1.0))
+        mask, keypoint = rois.boxes.new_zeros(()), None
+        if self.config.masks:
+            logits = self.masks(pyramid, foreground.boxes)
+            mask = self.mask_head.loss(logits, whole, targets, self.config.roi_align.aligned)
+        if self.config.keypoint_names:
+            keypoint = self.keypoint_head.loss(self.keypoints(pyramid, foreground.boxes), whole, targets)
+        return mask, keypoint
 
     @staticmethod
-    def _detections(found: Found, mask_logits: Float[Tensor, "N D M M"]) -> DetectionBatch:
+    def _detections(
+        found: Found, mask_logits: Float[Tensor, "N D M M"], keypoint_logits: Float[Tensor, "N D Kp S S"] | None
+    ) -> DetectionBatch:
         stage("detections", torch.cat((found.boxes, found.labels[..., None], found.scores[..., None]), dim=-1))
-        return DetectionBatch(found.boxes, found.labels, found.scores, mask_logits, found.valid)
+        return DetectionBatch(found.boxes, found.labels, found.scores, mask_logits, found.valid, keypoint_logits)
 
     def _frozen(self) -> Iterator[nn.Module]:
         """Yield the modules of the stages that are not trained."""

@@ -13,6 +13,7 @@ from maskrcnn.config import BoxCorners, Config
 from maskrcnn.errors import InputError
 from maskrcnn.images import ImageLike, prepare
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.keypoints import read_heatmaps
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.stages import stage
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch
@@ -52,6 +53,7 @@ def unbatch(
     if config.box.round_boxes:
         boxes = boxes.round()
     keep = detections.valid & (detections.scores >= score_threshold) & box_ops.large_enough(boxes, 0.0)
+    starts, scale = images.starts.flip(-1), (images.original_sizes / images.sizes).flip(-1)  # x, y
     found = []
     for n, (height, width) in enumerate(images.original_sizes.tolist()):
         chosen = keep[n]
@@ -63,6 +65,12 @@ def unbatch(
             ends = -1.0 if config.box_corners == "inclusive" else 0.0
             laid = box_ops.move_ends(boxes[n, chosen], ends)
             masks = stage("masks", paste_masks(probabilities, laid, (height, width), rule, threshold))
+        keypoints: Tensor | None = None
+        if detections.keypoint_logits is not None:
+            logits, rois = detections.keypoint_logits[n, chosen], detections.boxes[n, chosen]
+            keypoints = read_heatmaps(logits.float(), rois.float(), config.keypoint.scores)
+            keypoints[..., :2] = (keypoints[..., :2] - starts[n]) * scale[n]
+            stage("keypoints", keypoints)
         found.append(
             Detections(
                 boxes=boxes[n, chosen].cpu(),
@@ -71,6 +79,9 @@ def unbatch(
                 masks=None if masks is None else masks.cpu(),
                 image_size=(height, width),
                 class_names=config.class_names,
+                keypoints=None if keypoints is None else keypoints.cpu(),
+                keypoint_names=config.keypoint_names,
+                skeleton=config.keypoint.skeleton if config.keypoint_names else (),
             )
         )
     return found

@@ -142,10 +142,12 @@ class TargetBatch(NamedTuple):
     labels: Int64[Tensor, "N G"]
     masks: Bool[Tensor, "N G Hm Wm"]
     valid: Bool[Tensor, "N G"]
+    keypoints: Float[Tensor, "N G Kp 3"] | None = None
+    """(x, y, visibility) in the input frame, for a network with a keypoint head."""
 
     def to(self, device: torch.device | str) -> TargetBatch:
         """Return the batch on another device."""
-        return TargetBatch(*(t.to(device, non_blocking=True) for t in self))
+        return TargetBatch(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[arg-type]
 
 
 class Proposals(NamedTuple):
@@ -167,6 +169,8 @@ class DetectionBatch(NamedTuple):
     scores: Float[Tensor, "N D"]
     mask_logits: Float[Tensor, "N D M M"]
     valid: Bool[Tensor, "N D"]
+    keypoint_logits: Float[Tensor, "N D Kp S S"] | None = None
+    """Heatmaps of each detection's keypoints in the frame of its box; None without a keypoint head."""
 
 
 class Losses(NamedTuple):
@@ -177,15 +181,18 @@ class Losses(NamedTuple):
     class_: Float[Tensor, ""]
     box: Float[Tensor, ""]
     mask: Float[Tensor, ""]
+    keypoint: Float[Tensor, ""] | None = None
+    """None for a network without a keypoint head."""
 
     @property
     def total(self) -> Float[Tensor, ""]:
         """Return the sum, unweighted as in the papers (Mask R-CNN, section 3)."""
-        return self.rpn_objectness + self.rpn_box + self.class_ + self.box + self.mask
+        total = self.rpn_objectness + self.rpn_box + self.class_ + self.box + self.mask
+        return total if self.keypoint is None else total + self.keypoint
 
     def named(self) -> dict[str, Tensor]:
         """Return the losses by the names that logs use."""
-        return {name.rstrip("_"): value for name, value in self._asdict().items()}
+        return {name.rstrip("_"): value for name, value in self._asdict().items() if value is not None}
 
 
 @dataclass
@@ -194,7 +201,8 @@ class Target:
 
     `crowd` marks regions that hold many objects: they are left out of training, and in evaluation
     what falls on them counts neither way. `area` is what an annotation file says of the object's size
-    in pixels, for the small/medium/large figures of COCO; without it the mask's own area is used.
+    in pixels, for the small/medium/large figures of COCO; without it the mask's own area is used. `keypoints`
+    are (x, y, visibility): 0 not labelled, 1 hidden, 2 visible.
     """
 
     boxes: Float[Tensor, "G 4"]
@@ -202,6 +210,7 @@ class Target:
     masks: Bool[Tensor, "G H W"] | None = None
     crowd: Bool[Tensor, " G"] | None = None
     area: Float[Tensor, " G"] | None = None
+    keypoints: Float[Tensor, "G Kp 3"] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -234,10 +243,17 @@ class Detections:
     masks: Bool[Tensor, "D H W"] | None
     image_size: tuple[int, int]
     class_names: tuple[str, ...] = field(default=(), repr=False)
+    keypoints: Float[Tensor, "D Kp 3"] | None = None
+    """(x, y, score) of each keypoint; what a score means is `KeypointHeadConfig.scores`."""
+    keypoint_names: tuple[str, ...] = field(default=(), repr=False)
+    skeleton: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    """Pairs of keypoints that pictures join by a line."""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
         wanted = {"boxes": (n, 4), "labels": (n,), "scores": (n,), "masks": (n, *self.image_size)}
+        if self.keypoints is not None:
+            wanted["keypoints"] = (n, len(self.keypoint_names) or self.keypoints.shape[1], 3)
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
@@ -263,7 +279,7 @@ class Detections:
 
     def __getitem__(self, index: SupportsIndex | slice | Tensor | np.ndarray | Sequence[int]) -> Detections:
         places = _places(index, len(self))
-        picked = {name: _pick(getattr(self, name), places) for name in ("boxes", "labels", "scores", "masks")}
+        picked = {name: _pick(getattr(self, name), places) for name in _PER_DETECTION}
         return replace(self, **picked)
 
     def __iter__(self) -> Iterator[Detections]:
@@ -284,6 +300,9 @@ class Detections:
         found = ", ".join(f"{n} {s:.2f}" for n, s in zip(self.names[:5], self.scores.tolist(), strict=False))
         more = ", …" if len(self) > 5 else ""
         return f"Detections({len(self)} in {width} × {height}{': ' if found else ''}{found}{more})"
+
+
+_PER_DETECTION = ("boxes", "labels", "scores", "masks", "keypoints")
 
 
 def _places(index: Any, count: int) -> Int64[Tensor, " n"]:

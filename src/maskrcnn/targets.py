@@ -27,7 +27,7 @@ BORDER = 1.0
 that count the last pixel or round differently exceed it by up to one."""
 
 
-def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bool) -> None:
+def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bool, num_keypoints: int = 0) -> None:
     """Raise `InputError` unless a batch of targets fits its images and the network.
 
     Values are looked at on an eager CPU alone: elsewhere the look would have to wait for the device.
@@ -49,6 +49,10 @@ def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bo
     shapes = {"boxes": (count, slots, 4), "labels": (count, slots), "valid": (count, slots)}
     if masks:
         shapes["masks"] = (count, slots, height, width)
+    if num_keypoints:
+        shapes["keypoints"] = (count, slots, num_keypoints, 3)
+        if targets.keypoints is None:
+            raise InputError("targets.keypoints is missing, and this network learns keypoints.")
     for name, shape in shapes.items():
         got = getattr(targets, name)
         if tuple(got.shape) != shape:
@@ -73,7 +77,12 @@ def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bo
 
 
 def check_target(
-    target: object, image_size: tuple[int, int], num_classes: int, masks: bool, name: str = "targets[0]"
+    target: object,
+    image_size: tuple[int, int],
+    num_classes: int,
+    masks: bool,
+    name: str = "targets[0]",
+    num_keypoints: int = 0,
 ) -> Target:
     """Return the ground truth of one image as a `Target` of float32, int64 and bool tensors.
 
@@ -81,11 +90,12 @@ def check_target(
 
     Args:
         target: a `Target`, or a mapping with torchvision's keys: boxes, labels, masks, and optionally
-            iscrowd (or crowd) and area, each a tensor, an array or a list. Other keys are ignored.
+            iscrowd (or crowd), area and keypoints, each a tensor, an array or a list. Other keys are ignored.
         image_size: (height, width) of the original photo.
         num_classes: K; labels are 0 to K − 1.
         masks: whether the network has a mask head; without one, masks are left out.
         name: what error messages call the target.
+        num_keypoints: how many keypoints the network learns; with 0, keypoints are left out.
 
     Raises:
         InputError: something is missing, of the wrong shape or type, or out of range.
@@ -96,6 +106,8 @@ def check_target(
     checked = Target(boxes=boxes, labels=_labels(given, len(boxes), num_classes, name))
     if masks:
         checked.masks = _masks(given, len(boxes), image_size, name, photo)
+    if num_keypoints:
+        checked.keypoints = _keypoints(given, len(boxes), num_keypoints, name)
     if "crowd" in given:
         crowd = _tensor(given, "crowd", name)
         _one_per_box(crowd, len(boxes), f"{name}.crowd", "bool")
@@ -110,7 +122,7 @@ def check_target(
 
 
 def _given(target: object, name: str) -> dict[str, Any]:
-    """Return what is there of boxes, labels, masks, crowd and area."""
+    """Return what is there of boxes, labels, masks, keypoints, crowd and area."""
     if isinstance(target, Target):
         values: Mapping[Any, Any] = {f.name: getattr(target, f.name) for f in fields(target)}
     elif isinstance(target, Mapping):
@@ -122,7 +134,9 @@ def _given(target: object, name: str) -> dict[str, Any]:
         raise InputError(
             f"{name} must be a Target or a mapping with boxes, labels and masks; got {type(target).__name__}.{hint}"
         )
-    given = {key: values[key] for key in ("boxes", "labels", "masks", "area") if values.get(key) is not None}
+    given = {
+        key: values[key] for key in ("boxes", "labels", "masks", "keypoints", "area") if values.get(key) is not None
+    }
     crowd = values.get("crowd") if values.get("crowd") is not None else values.get("iscrowd")
     if crowd is not None:
         given["crowd"] = crowd
@@ -261,6 +275,32 @@ def _masks(
     return masks.bool()
 
 
+def _keypoints(given: Mapping[str, Any], count: int, num_keypoints: int, name: str) -> Float[Tensor, "G Kp 3"]:
+    rule = f"{name}.keypoints must be float32 [{count}, {num_keypoints}, 3], (x, y, visibility) in pixels"
+    if "keypoints" not in given:
+        if count == 0:
+            return torch.zeros(0, num_keypoints, 3)
+        raise InputError(f"{name}.keypoints is missing, and this network learns {num_keypoints} of them. {rule}.")
+    keypoints = _tensor(given, "keypoints", name)
+    if count == 0 and keypoints.numel() == 0:
+        return torch.zeros(0, num_keypoints, 3)
+    if tuple(keypoints.shape) != (count, num_keypoints, 3):
+        hint = ""
+        if tuple(keypoints.shape) == (count, num_keypoints * 3):
+            hint = f" Reshape it with keypoints.reshape(-1, {num_keypoints}, 3)."
+        elif tuple(keypoints.shape) == (count, num_keypoints, 2):
+            hint = " Add the visibility: 0 not labelled, 1 hidden, 2 visible."
+        raise InputError(f"{rule}; got {_kind(keypoints)}.{hint}")
+    keypoints = keypoints.float()
+    if not keypoints.isfinite().all():
+        raise InputError(f"{name}.keypoints must be finite; where one is not labelled, put (0, 0, 0).")
+    seen = keypoints[..., 2]
+    if not ((seen >= 0) & (seen <= 2)).all():
+        wrong = float(seen[(seen < 0) | (seen > 2)][0])
+        raise InputError(f"{rule}, visibility 0, 1 or 2; got {wrong:.6g}.")
+    return keypoints
+
+
 def _shape_hint(shape: tuple[int, ...], count: int, image_size: tuple[int, int]) -> str:
     height, width = image_size
     if shape == (count, 1, height, width):
@@ -342,7 +382,10 @@ def resize_target(
         rows = _nearest(old_h, new_h, resize).to(masks.device)
         columns = _nearest(old_w, new_w, resize).to(masks.device)
         masks = masks.index_select(1, rows).index_select(2, columns)
-    return replace(target, boxes=boxes, masks=masks)
+    keypoints = target.keypoints
+    if keypoints is not None:
+        keypoints = keypoints * keypoints.new_tensor([x, y, 1.0])
+    return replace(target, boxes=boxes, masks=masks, keypoints=keypoints)
 
 
 def _nearest(old: int, new: int, resize: Resize) -> Int64[Tensor, " new"]:
@@ -384,6 +427,7 @@ def batch_targets(
         labels=first.new_zeros(N, G, dtype=torch.int64),
         masks=first.new_zeros(N, G, height, width, dtype=torch.bool),
         valid=first.new_zeros(N, G, dtype=torch.bool),
+        keypoints=None if targets[0].keypoints is None else first.new_zeros(N, G, *targets[0].keypoints.shape[1:]),
     )
     starts = [(0, 0)] * N if offsets is None else offsets.tolist()
     for n, (target, (y, x)) in enumerate(zip(targets, starts, strict=True)):
@@ -397,6 +441,8 @@ def batch_targets(
             raise InputError(f"targets[{n}].masks must fit in the padded {height} × {width} pixels; got {got}.")
         batch.boxes[n, :g] = target.boxes + target.boxes.new_tensor([x, y, x, y])
         batch.labels[n, :g], batch.valid[n, :g] = target.labels, True
+        if batch.keypoints is not None and target.keypoints is not None:
+            batch.keypoints[n, :g] = target.keypoints + target.keypoints.new_tensor([x, y, 0.0])
         if masks and g:
             if target.masks is None:
                 raise InputError(f"targets[{n}].masks is missing; a network with masks learns from them.")

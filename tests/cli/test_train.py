@@ -165,3 +165,41 @@ def test_a_folder_that_cannot_be_made_fails(train, labelled, tmp_path):
     status, _, err = train(labelled, output=tmp_path / "file" / "run")
     assert status == 1
     assert f"Cannot write {tmp_path / 'file' / 'run'}: Not a directory." in words(err)
+
+
+def with_keypoints(folder):
+    """Give every object of a labelled folder two keypoints: the middle and the upper left of its box."""
+    for path in (folder / "annotations").glob("*.json"):
+        contents = json.loads(path.read_text())
+        for category in contents["categories"]:
+            category |= {"keypoints": ["middle", "corner"], "skeleton": [[1, 2]]}
+        for annotation in contents["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation |= {"keypoints": [x + w / 2, y + h / 2, 2, x, y, 2], "num_keypoints": 2}
+        path.write_text(json.dumps(contents))
+
+
+def test_keypoints_from_data_to_predictions(train, run, labelled, album, tmp_path):
+    with_keypoints(labelled)
+    few = ["--set", "keypoint.num_convs=1", "--set", "keypoint.channels=16"]
+    status, out, _ = train(labelled, "--keypoints", *few)
+    assert status == 0 and "COCO keypoint figures" in out
+    best = tmp_path / "run" / "model.safetensors"
+    config = maskrcnn.load(best).config
+    assert config.keypoint_names == ("middle", "corner") and config.keypoint.skeleton == ((0, 1),)
+    low = ["--set", "box.score_threshold=0", "--threshold", "0", "--device", "cpu", "-o", tmp_path / "found"]
+    status, _, _ = run("predict", best, album, *low)
+    [first, *_] = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert status == 0 and len(first["keypoints"]) == 6
+    status, out, _ = run("evaluate", best, labelled, "--device", "cpu")
+    assert status == 0 and "COCO keypoint figures" in out
+    status, *_ = run("train", labelled, "--weights", best, "-o", tmp_path / "more", "--epochs", 1, "--device", "cpu")
+    assert status == 0
+
+
+def test_keypoints_must_be_in_data_and_weights(run, train, labelled, weights, tmp_path):
+    status, _, err = train(labelled, "--keypoints")
+    assert status == 2 and "no category names keypoints" in words(err)
+    with_keypoints(labelled)
+    status, _, err = run("train", labelled, "--weights", weights, "--keypoints", "-o", tmp_path / "more")
+    assert status == 2 and "has no keypoint head" in words(err)

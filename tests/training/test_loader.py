@@ -85,6 +85,15 @@ class TestMirrored:
         torch.testing.assert_close(again.boxes, target.boxes)
         assert torch.equal(again.masks, target.masks)
 
+    def test_left_and_right_keypoints_change_places(self):
+        points = torch.tensor([[[2.0, 1, 2], [7, 3, 1], [0, 0, 0]]])
+        target = Target(torch.tensor([[1.0, 0, 9, 4]]), torch.tensor([0]), keypoints=points)
+        image = np.zeros((4, 10, 3), np.uint8)
+        _, flipped = mirrored(image, target, ("left_eye", "right_eye", "nose"))
+        assert flipped.keypoints.tolist() == [[[3, 3, 1], [8, 1, 2], [0, 0, 0]]]
+        _, same = mirrored(image, flipped, ("left_eye", "right_eye", "nose"))
+        assert torch.equal(same.keypoints, points)
+
     def test_without_objects_and_without_masks(self):
         image = np.zeros((4, 6, 3), np.uint8)
         _, flipped = mirrored(image, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))
@@ -116,7 +125,7 @@ class TestItems:
         assert len(alone) == len(several) == 5
         for a, b in zip(alone, several, strict=True):
             assert a.names == b.names
-            assert all(torch.equal(x, y) for x, y in zip((*a.images, *a.targets), (*b.images, *b.targets), strict=True))
+            torch.testing.assert_close((*a.images, *a.targets), (*b.images, *b.targets), rtol=0, atol=0)
 
     def test_an_iteration_leaves_the_global_generator_alone(self):
         before = torch.get_rng_state()

@@ -30,6 +30,10 @@ NETWORKS = {
         {**PLAIN, **NARROW, "backbone.dilate_c5": True, "box.fc_channels": 16, "mask.channels": 16},
     ),
     "LSJ": ("resnet50-fpn", LSJ),
+    "keypoints": (
+        "resnet50-fpn",
+        {**FPN, "masks": False, "keypoint_names": tuple(f"keypoint {k}" for k in range(5)), "keypoint.channels": 16},
+    ),
     "GN": ("resnet50-fpn", {**FPN, **{f"{part}.norm": "group" for part in ("backbone", "fpn", "mask")}}),
 }
 
@@ -59,6 +63,8 @@ RULES = [
     (r"mask_head\.convs\.(\d)\.conv", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}"),
     (r"mask_head\.convs\.(\d)\.norm", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}.norm"),
     (r"mask_head\.(deconv|predictor)", r"roi_heads.mask_head.\1"),
+    (r"keypoint_head\.convs\.(\d)\.conv", lambda m: f"roi_heads.keypoint_head.conv_fcn{int(m[1]) + 1}"),
+    (r"keypoint_head\.deconv", "roi_heads.keypoint_head.score_lowres"),
 ]
 
 
@@ -92,6 +98,7 @@ def test_every_tensor_finds_its_place_and_the_network_is_recognised(name):
     for field in ("depth", "width", "groups", "width_per_group", "norm", "dilate_c5"):
         assert getattr(config.backbone, field) == getattr(wanted.backbone, field), field
     assert config.fpn == wanted.fpn and config.masks == wanted.masks
+    assert config.keypoint_names == wanted.keypoint_names
     for part, fields in {
         "rpn": ("num_convs", "channels"),
         "box": ("num_convs", "num_fcs", "fc_channels", "norm", "pool_size"),
@@ -148,6 +155,16 @@ def test_dialect_without_fpn():
     config = maskrcnn.load(checkpoint("R50-C4")[0]).config
     assert (config.image.size_divisor, config.rpn.pre_nms_top_n) == (1, 6000)
     assert config.anchors.sizes == ((32, 64, 128, 256, 512),)
+
+
+def test_keypoints_of_a_person_have_cocos_names():
+    theirs, *_ = checkpoint("keypoints", classes=1)
+    head = "roi_heads.keypoint_head.score_lowres"
+    theirs[f"{head}.weight"], theirs[f"{head}.bias"] = torch.zeros(16, 17, 4, 4), torch.zeros(17)
+    config = maskrcnn.load(theirs).config
+    assert config.class_names == ("person",) and config.keypoint_names[5] == "left_shoulder"
+    assert len(config.keypoint.skeleton) == 19 and config.keypoint.scores == "softmax"
+    assert (config.box.loss.beta, config.rpn.post_nms_top_n_training) == (0.5, 1500)
 
 
 def test_dilated_network_keeps_stride_16():

@@ -35,7 +35,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> int:
-    """Measure box and mask AP, as COCO does.
+    """Measure box, mask and keypoint AP, as COCO does.
 
     \b
     Example:
@@ -46,7 +46,8 @@ def evaluate(
     if output is not None:
         output_file(output)
     model = load_on(weights, device, overrides)
-    dataset = open_dataset(data, split, images, masks=model.config.masks)
+    config = model.config
+    dataset = open_dataset(data, split, images, masks=config.masks, keypoints=bool(config.keypoint_names))
     result = measure(model, dataset, batch_size, reporter(quiet))
     if as_json:
         typer.echo(result.to_json())

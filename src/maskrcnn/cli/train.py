@@ -92,6 +92,9 @@ def train(
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints, besides every epoch's.")
     ] = DEFAULT.save_every,
+    keypoints: Annotated[
+        bool, typer.Option("--keypoints", help="Also learn the keypoints that the data's categories name.")
+    ] = False,
     keep_empty: Annotated[bool, typer.Option(help="Train on images without objects too.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     device: Device = None,
@@ -116,8 +119,18 @@ def train(
         check_weights(weights)
     imported = None if weights is None else import_weights(weights)
     masks = changes.get("masks", True if imported is None else imported.config.masks)
-    training_set = open_dataset(data, "train", images, masks=masks, keep_empty=keep_empty)
-    validation_set = open_dataset(validation or data, "val", images, masks=masks, optional=validation is None)
+    keypoints = keypoints or (imported is not None and bool(imported.config.keypoint_names))
+    wanted = {"masks": masks, "keypoints": keypoints}
+    training_set = open_dataset(data, "train", images, **wanted, keep_empty=keep_empty)
+    validation_set = open_dataset(validation or data, "val", images, **wanted, optional=validation is None)
+    if keypoints and isinstance(training_set, CocoDataset):
+        named = imported.config.keypoint_names if imported is not None else ()
+        if named and named != training_set.keypoint_names:
+            have = ", ".join(training_set.keypoint_names)
+            raise ConfigError(f"{weights} knows the keypoints {', '.join(named)}; the data has {have}.")
+        if imported is not None and not named:
+            raise ConfigError(f"{weights} has no keypoint head; train it from a preset, or without --keypoints.")
+        changes |= {"keypoint_names": training_set.keypoint_names, "keypoint.skeleton": training_set.skeleton}
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:
         raise DatasetError(f"{training_set.annotation_file}: no image has an object to learn from.")
     adamw_rate = DEFAULT.learning_rate if weights is None else DEFAULT.learning_rate / 10

@@ -30,12 +30,20 @@ class CheckedDataset:
         dataset: the data set.
         class_names: the name of each label.
         masks: whether targets must have masks.
+        keypoint_names: the keypoints that targets must have.
     """
 
-    def __init__(self, dataset: ImagesAndTargets, class_names: tuple[str, ...], masks: bool) -> None:
+    def __init__(
+        self,
+        dataset: ImagesAndTargets,
+        class_names: tuple[str, ...],
+        masks: bool,
+        keypoint_names: tuple[str, ...] = (),
+    ) -> None:
         self.dataset = dataset
         self.class_names = class_names
         self.masks = masks
+        self.keypoint_names = keypoint_names
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -51,7 +59,8 @@ class CheckedDataset:
         source, target = self.dataset[index]
         image = load_image(source, name)
         size = (image.shape[0], image.shape[1])
-        return image, check_target(target, size, len(self.class_names), self.masks, f"{name}: target")
+        classes, keypoints = len(self.class_names), len(self.keypoint_names)
+        return image, check_target(target, size, classes, self.masks, f"{name}: target", keypoints)
 
     def image_name(self, index: int) -> str:
         """Return what the data set calls an item, for messages: a path where it has one."""

@@ -32,6 +32,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         annotation_file: JSON with polygons or run lengths (RLE), compressed or not.
         images_folder: where the file names start; without it, folders near `annotation_file` are tried.
         masks: False reads boxes only, for which the file needs no segmentations.
+        keypoints: read the keypoints that the file's categories name, as `keypoint_names`.
         keep_empty: keep images without an object; crowd regions count as none.
         on_error: what a faulty annotation does: "warn" leaves it out and logs a summary, "raise" stops.
 
@@ -45,6 +46,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         images_folder: str | Path | None = None,
         *,
         masks: bool = True,
+        keypoints: bool = False,
         keep_empty: bool = True,
         on_error: str = "warn",
     ) -> None:
@@ -53,9 +55,11 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
         self.annotation_file = Path(annotation_file)
         self.masks = masks
         self.on_error = on_error
-        file = read_coco(self.annotation_file, masks)
+        file = read_coco(self.annotation_file, masks, keypoints)
         self.class_names = file.class_names
         self.category_ids = file.category_ids
+        self.keypoint_names = file.keypoint_names
+        self.skeleton = file.skeleton
         self.problems = file.problems
         if file.problems and on_error == "raise":
             raise DatasetError(f"{self.annotation_file}: {file.problems[0]}")
@@ -121,6 +125,9 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
                     "area": o.area,
                     "iscrowd": int(o.crowd),
                 }
+                if o.keypoints is not None:
+                    labelled = sum(seen > 0 for seen in o.keypoints[2::3])
+                    entry |= {"keypoints": list(o.keypoints), "num_keypoints": labelled}
                 annotations.append(entry if rle is None else {**entry, "segmentation": rle})
         names = zip(self.category_ids, self.class_names, strict=True)
         categories = [{"id": category_id, "name": name} for category_id, name in names]
@@ -150,12 +157,17 @@ class CocoDataset(Dataset[tuple[np.ndarray, Target]]):
 
     def _target(self, image: CocoImage, found: list[CocoObject], rles: list[RLE | None]) -> Target:
         drawn = [rle for rle in rles if rle is not None]
+        keypoints = None
+        if self.keypoint_names:
+            values = torch.tensor([o.keypoints for o in found], dtype=torch.float32)
+            keypoints = values.reshape(len(found), len(self.keypoint_names), 3)
         return Target(
             boxes=torch.tensor([clipped_box(o.bbox, image) for o in found], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([o.label for o in found], dtype=torch.int64),
             masks=decode_rles(drawn, image.height, image.width) if self.masks else None,
             crowd=torch.tensor([o.crowd for o in found], dtype=torch.bool),
             area=torch.tensor([o.area for o in found], dtype=torch.float32),
+            keypoints=keypoints,
         )
 
     def _check_size(self, image: CocoImage, path: Path, height: int, width: int) -> None:

@@ -46,6 +46,8 @@ class CocoObject(NamedTuple):
     segmentation: Any
     crowd: bool
     area: float
+    keypoints: tuple[float, ...] | None = None
+    """x, y and visibility of each, one after the other."""
 
 
 class CocoFile(NamedTuple):
@@ -56,14 +58,18 @@ class CocoFile(NamedTuple):
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     problems: list[str]
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    """Pairs of places in `keypoint_names`, from 0."""
 
 
-def read_coco(path: Path, masks: bool = True) -> CocoFile:
+def read_coco(path: Path, masks: bool = True, keypoints: bool = False) -> CocoFile:
     """Return the contents of a COCO annotation file.
 
     Args:
         path: the JSON file.
         masks: False needs no segmentations, and does not look at them.
+        keypoints: whether to read keypoints; an object without any has none that is labelled.
 
     Raises:
         DatasetError: the file is missing, is not JSON or not COCO, has ids twice, or holds annotations
@@ -72,6 +78,7 @@ def read_coco(path: Path, masks: bool = True) -> CocoFile:
     data = read_json(path)
     check_is_coco(path, data)
     class_names, category_ids = _categories(path, data["categories"])
+    keypoint_names, skeleton = _keypoint_names(path, data["categories"]) if keypoints else ((), ())
     images = _images(path, data["images"])
     _check_unique(path, "annotations", data["annotations"])
     _check_box_format(path, data["annotations"], images)
@@ -85,7 +92,10 @@ def read_coco(path: Path, masks: bool = True) -> CocoFile:
             index = _known(raw, "image_id", places)
             name = f"{name} (image {images[index].id}, {images[index].file_name})"
             label = _known(raw, "category_id", labels)
-            objects[index].append(_object(name, raw, images[index], label, masks))
+            found = _object(name, raw, images[index], label, masks)
+            if keypoints:
+                found = found._replace(keypoints=_checked_keypoints(raw, len(keypoint_names)))
+            objects[index].append(found)
         except AnnotationError as fault:
             problems.append(f"{name}: {fault}.")
     if problems and not any(objects):
@@ -95,7 +105,7 @@ def read_coco(path: Path, masks: bool = True) -> CocoFile:
             else ""
         )
         raise DatasetError(f"{path}: none of the {len(problems)} annotations is usable. {problems[0]}{hint}")
-    return CocoFile(images, objects, class_names, category_ids, problems)
+    return CocoFile(images, objects, class_names, category_ids, problems, keypoint_names, skeleton)
 
 
 def read_json(path: Path) -> Any:
@@ -170,6 +180,50 @@ def _categories(path: Path, raw: list[dict[str, Any]]) -> tuple[tuple[str, ...],
     _check_unique(path, "categories", raw, "name")
     ordered = sorted(raw, key=lambda category: category["id"])
     return tuple(c["name"] for c in ordered), tuple(c["id"] for c in ordered)
+
+
+def _keypoint_names(
+    path: Path, categories: list[dict[str, Any]]
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Return names and limbs; categories that name keypoints must name the same."""
+    named = [c for c in categories if c.get("keypoints")]
+    if not named:
+        raise DatasetError(f"{path}: no category names keypoints; each needs a list 'keypoints' of their names.")
+    names, first = named[0]["keypoints"], named[0]["name"]
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise DatasetError(
+            f"{path}: 'keypoints' of category {first} must be a list of different names; got {names!r:.60}."
+        )
+    other = next((c["name"] for c in named if c["keypoints"] != names), None)
+    if other is not None:
+        raise DatasetError(
+            f"{path}: the categories {first} and {other} name different keypoints; a network learns one set for all."
+        )
+    limbs = named[0].get("skeleton") or []
+    good = isinstance(limbs, list) and all(
+        isinstance(limb, list) and len(limb) == 2 and all(_is_whole(k) and 1 <= k <= len(names) for k in limb)
+        for limb in limbs
+    )
+    if not good:
+        raise DatasetError(
+            f"{path}: 'skeleton' of category {first} must be pairs of numbers 1 … {len(names)}; got {limbs!r:.60}."
+        )
+    return tuple(names), tuple((int(a) - 1, int(b) - 1) for a, b in limbs)
+
+
+def _checked_keypoints(raw: dict[str, Any], count: int) -> tuple[float, ...]:
+    """Return x, y and visibility of each keypoint; all not labelled where the annotation has none."""
+    given = raw.get("keypoints")
+    if not given:
+        return (0.0,) * (3 * count)
+    values = numbers(given)
+    if values is None or len(values) != 3 * count:
+        raise AnnotationError(
+            f"keypoints must be {3 * count} numbers, (x, y, visibility) of {count}; got {given!r:.60}"
+        )
+    if not np.isfinite(values).all() or not np.isin(values[2::3], (0, 1, 2)).all():
+        raise AnnotationError("keypoints must be finite, and their visibility 0, 1 or 2")
+    return tuple(values.tolist())
 
 
 def _images(path: Path, raw: list[dict[str, Any]]) -> list[CocoImage]:

@@ -38,7 +38,11 @@ def save_as_coco(dataset: Labelled, folder: str | Path) -> Path:
     folder = Path(folder)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(dataset.class_names)]
+    categories: list[dict[str, Any]] = [{"id": k + 1, "name": name} for k, name in enumerate(dataset.class_names)]
+    if getattr(dataset, "keypoint_names", ()):
+        limbs = [[a + 1, b + 1] for a, b in getattr(dataset, "skeleton", ())]
+        for category in categories:
+            category |= {"keypoints": list(dataset.keypoint_names), "skeleton": limbs}  # type: ignore[attr-defined]
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for index in range(len(dataset)):
@@ -80,5 +84,8 @@ def target_annotations(target: Target) -> list[dict[str, Any]]:
             "area": float(areas[g]),
             "iscrowd": int(crowd[g]),
         }
+        if target.keypoints is not None:
+            values = target.keypoints[g].double().cpu()
+            entry |= {"keypoints": values.flatten().tolist(), "num_keypoints": int((values[:, 2] > 0).sum())}
         annotations.append(entry if masks is None else {**entry, "segmentation": masks[g]})
     return annotations

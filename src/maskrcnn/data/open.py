@@ -16,7 +16,13 @@ SHAPES_SIZES = {"train": (2000, 0), "val": (200, 1), "test": (200, 2)}
 
 @overload
 def open_dataset(
-    source: str, split: str, images: Path | None = None, *, masks: bool = True, keep_empty: bool = True
+    source: str,
+    split: str,
+    images: Path | None = None,
+    *,
+    masks: bool = True,
+    keypoints: bool = False,
+    keep_empty: bool = True,
 ) -> CocoDataset | ShapesDataset: ...
 
 
@@ -27,6 +33,7 @@ def open_dataset(
     images: Path | None = None,
     *,
     masks: bool = True,
+    keypoints: bool = False,
     keep_empty: bool = True,
     optional: bool,
 ) -> CocoDataset | ShapesDataset | None: ...
@@ -38,6 +45,7 @@ def open_dataset(
     images: Path | None = None,
     *,
     masks: bool = True,
+    keypoints: bool = False,
     keep_empty: bool = True,
     optional: bool = False,
 ) -> CocoDataset | ShapesDataset | None:
@@ -50,6 +58,7 @@ def open_dataset(
         split: "train", "val", "test" …
         images: folder of the images, if not near the annotations.
         masks: False reads boxes only.
+        keypoints: read keypoints too.
         keep_empty: keep images without objects.
         optional: return None where the source has no such split.
 
@@ -60,6 +69,8 @@ def open_dataset(
         if split not in SHAPES_SIZES:
             hint = did_you_mean(split, list(SHAPES_SIZES))
             raise DatasetError(f"shapes has no split {split!r}; there are {', '.join(SHAPES_SIZES)}.{hint}")
+        if keypoints:
+            raise DatasetError("shapes has no keypoints.")
         length, seed = SHAPES_SIZES[split]
         return ShapesDataset(length, seed=seed)
     path = Path(source)
@@ -78,7 +89,7 @@ def open_dataset(
         return None
     elif not path.exists():
         raise DatasetError(f"There is no file or folder {path}.")
-    return CocoDataset(path, images, masks=masks, keep_empty=keep_empty)
+    return CocoDataset(path, images, masks=masks, keypoints=keypoints, keep_empty=keep_empty)
 
 
 def _annotations(folder: Path, split: Literal["train", "val"] | str) -> Path | None:

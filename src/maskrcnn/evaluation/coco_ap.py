@@ -14,7 +14,7 @@ import pycocotools.cocoeval
 from maskrcnn.data.coco_write import Labelled, target_annotations
 from maskrcnn.data.segmentation import encode_masks, rle_area
 from maskrcnn.errors import InputError
-from maskrcnn.evaluation.result import FIGURES, EvaluationResult, Figures
+from maskrcnn.evaluation.result import FIGURES, KEYPOINT_FIGURES, EvaluationResult, Figures
 from maskrcnn.structures import Detections, Target
 
 COCO: Any = pycocotools.coco.COCO
@@ -49,25 +49,27 @@ class CocoEvaluator:
     Args:
         class_names: the name of each label.
         masks: False measures boxes only.
+        num_keypoints: measure keypoints, so many of each object; 0 measures none.
     """
 
-    def __init__(self, class_names: Sequence[str], masks: bool = True) -> None:
+    def __init__(self, class_names: Sequence[str], masks: bool = True, num_keypoints: int = 0) -> None:
         self.class_names = tuple(class_names)
         self.masks = masks
+        self.num_keypoints = num_keypoints
         self._truth: dict[int, _Truth] = {}
         self._found: dict[int, list[Entry]] = {}
         self._rank: dict[int, int] = {}
 
     @classmethod
-    def from_dataset(cls, dataset: Labelled, masks: bool = True) -> CocoEvaluator:
+    def from_dataset(cls, dataset: Labelled, masks: bool = True, num_keypoints: int = 0) -> CocoEvaluator:
         """Return an evaluator that knows the ground truth of a data set.
 
         Takes it from the data set's `coco_ground_truth()`, or else reads every item once.
 
         Raises:
-            InputError: masks are to be measured, and the data set has none.
+            InputError: masks or keypoints are to be measured, and the data set has none.
         """
-        evaluator = cls(dataset.class_names, masks)
+        evaluator = cls(dataset.class_names, masks, num_keypoints)
         ground_truth = getattr(dataset, "coco_ground_truth", None)
         if ground_truth is not None:
             evaluator._take(ground_truth())
@@ -81,6 +83,10 @@ class CocoEvaluator:
         """Take the ground truth of an image of (height, width), for a data set that is not read ahead."""
         if self.masks and target.masks is None:
             raise InputError(f"The target of image {index} has no masks; measure boxes with masks=False.")
+        if self.num_keypoints and (target.keypoints is None or target.keypoints.shape[1] != self.num_keypoints):
+            raise InputError(
+                f"The target of image {index} does not have {self.num_keypoints} keypoints for each object."
+            )
         self._truth[index] = _Truth(image_size, target_annotations(target))
 
     def add(self, index: int, detections: Detections) -> None:
@@ -99,6 +105,8 @@ class CocoEvaluator:
             )
         if self.masks and detections.masks is None:
             raise InputError(f"The detections of image {index} have no masks; measure boxes with masks=False.")
+        if self.num_keypoints and detections.keypoints is None:
+            raise InputError(f"The detections of image {index} have no keypoints.")
         labels = detections.labels.tolist()
         if labels and not 0 <= min(labels) <= max(labels) < len(self.class_names):
             raise InputError(
@@ -122,6 +130,7 @@ class CocoEvaluator:
         truth = {index: self._truth[index] for index in sorted(self._found)}
         box, box_classes = self._measure("bbox", truth)
         mask, mask_classes = self._measure("segm", truth) if self.masks else (None, [])
+        keypoint = self._measure("keypoints", truth)[0] if self.num_keypoints else None
         per_class: dict[str, Figures] = {}
         for k, name in enumerate(self.class_names):
             per_class[name] = {"box": box_classes[k][0], "box50": box_classes[k][1]}
@@ -134,6 +143,7 @@ class CocoEvaluator:
             num_images=len(truth),
             num_objects=sum(not o["iscrowd"] for t in truth.values() for o in t.objects),
             num_detections=sum(len(entries) for entries in self._found.values()),
+            keypoint=keypoint,
         )
 
     def _take(self, ground_truth: dict[str, Any]) -> None:
@@ -147,14 +157,19 @@ class CocoEvaluator:
         for entry in ground_truth["annotations"]:
             if self.masks and "segmentation" not in entry:
                 raise InputError("The data set was read without masks; measure boxes with masks=False.")
+            if self.num_keypoints and len(entry.get("keypoints", ())) != 3 * self.num_keypoints:
+                raise InputError(
+                    f"The data set was read without its keypoints, or has not {self.num_keypoints} of them."
+                )
             self._truth[places[entry["image_id"]]].objects.append({**entry, "label": labels[entry["category_id"]]})
 
     def _measure(
-        self, kind: Literal["bbox", "segm"], truth: dict[int, _Truth]
+        self, kind: Literal["bbox", "segm", "keypoints"], truth: dict[int, _Truth]
     ) -> tuple[Figures, list[tuple[float | None, float | None]]]:
         """Return the twelve figures, and (AP, AP50) of every class."""
+        names = KEYPOINT_FIGURES if kind == "keypoints" else FIGURES
         if not truth:
-            return dict.fromkeys(FIGURES), [(None, None)] * len(self.class_names)
+            return dict.fromkeys(names), [(None, None)] * len(self.class_names)
         found = {index: self._found[index] for index in truth}
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
             evaluation = COCOeval(
@@ -162,10 +177,12 @@ class CocoEvaluator:
                 self._coco(truth, found, kind),
                 kind,
             )
+            if kind == "keypoints":
+                evaluation.params.kpt_oks_sigmas = oks_sigmas(self.num_keypoints)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        figures = {name: _figure(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+        figures = {name: _figure(value) for name, value in zip(names, evaluation.stats, strict=True)}
         # [IoU thresholds, recalls, classes, areas, detections]: all areas, 100 detections.
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
         classes = range(len(self.class_names))
@@ -181,7 +198,9 @@ class CocoEvaluator:
         for index, found in entries.items():
             for o in found:
                 width, height = o["bbox"][2:]
-                segmentation = {"segmentation": o["segmentation"]} if kind == "segm" else {}
+                extra = {"segmentation": o["segmentation"]} if kind == "segm" else {}
+                if kind == "keypoints":
+                    extra = {"keypoints": o["keypoints"], "num_keypoints": o.get("num_keypoints", 0)}
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -191,7 +210,7 @@ class CocoEvaluator:
                         "score": o.get("score"),
                         "iscrowd": o.get("iscrowd", 0),
                         "area": o["area"] if "area" in o else _area(o, kind, width * height),
-                        **segmentation,
+                        **extra,
                     }
                 )
         coco = COCO()
@@ -210,7 +229,7 @@ class CocoEvaluator:
 def coco_results(
     detections: Detections, image_id: int | str, category_ids: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return detections in COCO's results format, ready for JSON.
+    """Return detections in COCO's results format, ready for JSON; keypoints as (x, y, score).
 
     Boxes are (x, y, width, height) in the original photo, to a ten-thousandth of a pixel; masks are
     compressed RLE.
@@ -225,6 +244,8 @@ def coco_results(
         label = entry.pop("label")
         entry["bbox"] = [round(v, 4) for v in entry["bbox"]]
         entry["score"] = round(entry["score"], 7)
+        if "keypoints" in entry:
+            entry["keypoints"] = [round(v, 4) for v in entry["keypoints"]]
         category_id = label + 1 if category_ids is None else category_ids[label]
         results.append({"image_id": image_id, "category_id": category_id, **entry})
     return results
@@ -238,12 +259,27 @@ def _entries(detections: Detections, masks: bool) -> list[Entry]:
     if masks and detections.masks is not None:
         for entry, rle in zip(entries, encode_masks(detections.masks), strict=True):
             entry["segmentation"] = rle
+    if detections.keypoints is not None:
+        for entry, values in zip(entries, detections.keypoints.double().flatten(1).tolist(), strict=True):
+            entry["keypoints"] = values
     return entries
 
 
 def _area(entry: Entry, kind: str, box_area: float) -> float:
     """Return the size by which a detection is small, medium or large: that of what is measured."""
+    if kind == "keypoints":  # as pycocotools: of the box around them
+        x, y = entry["keypoints"][0::3], entry["keypoints"][1::3]
+        return float((max(x) - min(x)) * (max(y) - min(y)))
     return float(rle_area(entry["segmentation"])) if kind == "segm" else box_area
+
+
+def oks_sigmas(num_keypoints: int) -> np.ndarray:
+    """Return how exactly each keypoint can be placed, as a share of the object's size: COCO's for its 17.
+
+    For other keypoints nobody measured it; they get the mean of COCO's.
+    """
+    coco = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+    return coco if num_keypoints == len(coco) else np.full(num_keypoints, coco.mean())
 
 
 def _figure(value: float) -> float | None:

@@ -26,6 +26,20 @@ FIGURES: dict[str, str] = {
 }
 """COCO's twelve figures in its order, with their meaning; AP is average precision, AR average recall."""
 
+KEYPOINT_FIGURES: dict[str, str] = {
+    "AP": "mean over OKS 0.50 … 0.95",
+    "AP50": "OKS 0.50",
+    "AP75": "OKS 0.75",
+    "APm": "medium objects, 32² to 96² pixels",
+    "APl": "large objects",
+    "AR": "20 detections per image",
+    "AR50": "OKS 0.50",
+    "AR75": "OKS 0.75",
+    "ARm": "medium objects",
+    "ARl": "large objects",
+}
+"""COCO's ten keypoint figures; OKS, object keypoint similarity, takes the place of IoU."""
+
 Figures = dict[str, float | None]
 
 
@@ -33,8 +47,8 @@ Figures = dict[str, float | None]
 class EvaluationResult:
     """COCO's figures, each from 0 to 1; None where no object is there to measure it on.
 
-    `mask` is None for a network without masks. `per_class` maps a class name to its AP under `box` and
-    `mask`, and its AP50 under `box50` and `mask50`. Crowd regions are not among `num_objects`.
+    `mask` is None for a network without masks, `keypoint` for one without keypoints. `per_class` maps a class name to
+    its AP under `box` and `mask`, and its AP50 under `box50` and `mask50`. Crowd regions are not among `num_objects`.
     """
 
     box: Figures
@@ -43,6 +57,11 @@ class EvaluationResult:
     num_images: int
     num_objects: int
     num_detections: int
+    keypoint: Figures | None = None
+
+    def parts(self) -> dict[str, Figures]:
+        """Return the figures of what was measured, by its name."""
+        return {name: found for name in ("box", "mask", "keypoint") if (found := getattr(self, name)) is not None}
 
     def to_json(self) -> str:
         """Return all figures as JSON text."""
@@ -61,6 +80,21 @@ class EvaluationResult:
             table.add_row(figure, *map(_percent, values), meaning, end_section=figure in ("AP75", "APl", "AR100"))
         return table
 
+    def keypoint_table(self) -> Table:
+        """Return the ten figures of keypoints, in percent."""
+        table = _table("COCO keypoint figures (%)")
+        table.add_column("Figure", style="bold")
+        table.add_column("Keypoints", justify="right")
+        table.add_column("Measured on", style="dim")
+        for figure, meaning in KEYPOINT_FIGURES.items():
+            table.add_row(
+                figure,
+                _percent((self.keypoint or {}).get(figure)),
+                meaning,
+                end_section=figure in ("AP75", "APl", "AR75"),
+            )
+        return table
+
     def class_table(self) -> Table:
         """Return AP and AP50 of every class, in percent."""
         table = _table("By class (%)")
@@ -75,7 +109,9 @@ class EvaluationResult:
         return table
 
     def __rich__(self) -> Group:
-        return Group(self.table(), "", self.class_table())
+        if self.keypoint is None:
+            return Group(self.table(), "", self.class_table())
+        return Group(self.table(), "", self.keypoint_table(), "", self.class_table())
 
 
 def _table(title: str) -> Table:

@@ -49,8 +49,12 @@ def evaluate(
     known = hasattr(dataset, "coco_ground_truth")
     names, masks = getattr(dataset, "class_names", model.config.class_names), model.config.masks
     place = _places(model.config.class_names, names)
-    evaluator = CocoEvaluator.from_dataset(dataset, masks) if known else CocoEvaluator(names, masks)  # type: ignore[arg-type]
-    items: Any = dataset if known else CheckedDataset(dataset, names, masks)
+    keypoints = model.config.keypoint_names
+    if known:
+        evaluator = CocoEvaluator.from_dataset(dataset, masks, len(keypoints))  # type: ignore[arg-type]
+    else:
+        evaluator = CocoEvaluator(names, masks, len(keypoints))
+    items: Any = dataset if known else CheckedDataset(dataset, names, masks, keypoints)
     with reporter.bar("evaluating", len(dataset)) as bar:
         for start in range(0, len(dataset), batch_size):
             read = _read(items, range(start, min(start + batch_size, len(dataset))), reporter, bar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from maskrcnn.config import Config
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
 from maskrcnn.errors import DatasetError, ImageFileError, MaskRCNNError
 from maskrcnn.images import batch_images, prepare_image
+from maskrcnn.keypoints import mirrored_order
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
 from maskrcnn.targets import batch_targets, resize_target
 
@@ -50,7 +52,7 @@ class TrainingItems(Dataset[Any]):
     """
 
     def __init__(self, dataset: ImagesAndTargets, config: Config, flip: float, seed: int) -> None:
-        self.dataset = CheckedDataset(dataset, config.class_names, config.masks)
+        self.dataset = CheckedDataset(dataset, config.class_names, config.masks, config.keypoint_names)
         self.config = config
         self.flip = flip
         self.seed = seed
@@ -69,7 +71,7 @@ class TrainingItems(Dataset[Any]):
         size = (image.shape[0], image.shape[1])
         target = target.without_crowds()
         if np.random.default_rng([self.seed, epoch, index]).random() < self.flip:
-            image, target = mirrored(image, target)
+            image, target = mirrored(image, target, self.config.keypoint_names)
         prepared = prepare_image(image, self.config.image)
         new_size = (int(prepared.shape[1]), int(prepared.shape[2]))
         target = resize_target(target, size, new_size, self.config.image.resize)
@@ -178,11 +180,17 @@ def dead_readers_told() -> Iterator[None]:
         ) from e
 
 
-def mirrored(image: UInt8[np.ndarray, "H W 3"], target: Target) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:
-    """Return image and target mirrored left to right."""
+def mirrored(
+    image: UInt8[np.ndarray, "H W 3"], target: Target, keypoint_names: Sequence[str] = ()
+) -> tuple[UInt8[np.ndarray, "H W 3"], Target]:
+    """Return image and target mirrored left to right; left and right keypoints change places."""
     width = image.shape[1]
     x1, y1, x2, y2 = target.boxes.unbind(-1)
     boxes = torch.stack((width - x2, y1, width - x1, y2), dim=-1)
     masks = None if target.masks is None else target.masks.flip(-1)
-    flipped = Target(boxes, target.labels, masks, target.crowd, target.area)
+    keypoints = target.keypoints
+    if keypoints is not None:
+        x, y, seen = keypoints[:, mirrored_order(keypoint_names)].unbind(-1)
+        keypoints = torch.stack((torch.where(seen > 0, width - x, 0.0), y, seen), dim=-1)
+    flipped = replace(target, boxes=boxes, masks=masks, keypoints=keypoints)
     return np.ascontiguousarray(image[:, ::-1]), flipped

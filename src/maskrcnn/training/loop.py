@@ -66,7 +66,8 @@ def train(
         model: the network, with random or loaded weights.
         dataset: any data set of (image, target).
         folder: receives `checkpoint.safetensors` to resume from, `model.safetensors` (the last weights),
-            `best.safetensors` (by mask AP), `log.jsonl`, `tensorboard/` and `evaluation.json`.
+            `best.safetensors` (by mask AP, else by keypoint AP, else by box AP), `log.jsonl`, `tensorboard/` and
+            `evaluation.json`.
         options: how to train.
         validation: evaluated every `evaluate_every` epochs.
         resume: continue the run in `folder`; on a CPU the losses are those of an uninterrupted run.
@@ -200,7 +201,7 @@ class _Run:
 
     def _checked(self, step: int, losses: Losses, names: Sequence[str]) -> dict[str, float]:
         """Return the losses as numbers, the mean over processes; raise if one is not finite."""
-        stacked = torch.stack([*losses, losses.total]).detach()
+        stacked = torch.stack([*losses.named().values(), losses.total]).detach()
         if self.accelerator.num_processes > 1:
             stacked = self.accelerator.reduce(stacked, reduction="mean")
         keys = [*(f"loss_{name}" for name in losses.named()), "loss"]
@@ -250,11 +251,10 @@ class _Run:
             with unwrapped(self.model):  # as `maskrcnn evaluate` will measure the weights, whatever the precision
                 self.evaluation = evaluate(self.model, self.validation, reporter=self.reporter)
             self.model.train()
-            figures: dict[str, Any] = {"box": self.evaluation.box, "mask": self.evaluation.mask}
             if log is not None:
-                log.write(done, {"evaluation": {k: v for k, v in figures.items() if v is not None}})
+                log.write(done, {"evaluation": self.evaluation.parts()})
             write_text(self.folder / EVALUATION, self.evaluation.to_json() + "\n")
-            score = (self.evaluation.mask or self.evaluation.box)["AP"]
+            score = (self.evaluation.mask or self.evaluation.keypoint or self.evaluation.box)["AP"]
             if score is not None and (self.best is None or score >= self.best):
                 self.model.save(self.folder / BEST)
                 self.best = score
@@ -316,15 +316,15 @@ def _check_classes(model: MaskRCNN, dataset: ImagesAndTargets | None, which: str
 
 
 def _summary(result: EvaluationResult) -> str:
-    shown = [("box", result.box)] + ([("mask", result.mask)] if result.mask is not None else [])
     return "  ".join(
         f"{name} AP {100 * (figures['AP'] or 0):.1f} (AP50 {100 * (figures['AP50'] or 0):.1f})"
-        for name, figures in shown
+        for name, figures in result.parts().items()
     )
 
 
 def _shown(record: dict[str, float]) -> str:
     """Return the losses for a line of 80 characters."""
-    short = {"rpn_objectness": "objectness", "rpn_box": "rpn box", "class": "class", "box": "box", "mask": "mask"}
+    short = {"rpn_objectness": "objectness", "rpn_box": "rpn box"}
+    short |= {name: name for name in ("class", "box", "mask", "keypoint") if f"loss_{name}" in record}
     terms = ", ".join(f"{shown} {record[f'loss_{name}']:.3f}" for name, shown in short.items())
     return f"loss {record['loss']:.3f}: {terms}"

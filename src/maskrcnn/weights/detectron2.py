@@ -47,6 +47,8 @@ RENAMES = (
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.(.*)", r"mask_head.convs.<1-1>.norm.\2"),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(.*)", r"mask_head.convs.<1-1>.conv.\2"),
     (r"roi_heads\.mask_head\.(deconv|predictor)\.(.*)", r"mask_head.\1.\2"),
+    (r"roi_heads\.keypoint_head\.conv_fcn(\d)\.(.*)", r"keypoint_head.convs.<1-1>.conv.\2"),
+    (r"roi_heads\.keypoint_head\.score_lowres\.(.*)", r"keypoint_head.deconv.\1"),
 )
 IGNORED = (r".*anchor_generator\.cell_anchors\.\d+", r"pixel_mean", r"pixel_std")
 """Buffers of older files; the pixel statistics are read for themselves."""
@@ -63,6 +65,12 @@ DIALECT: dict[str, Any] = {
 WITHOUT_FPN: dict[str, Any] = {
     "image": {"size_divisor": 1},
     "rpn": {"pre_nms_top_n": 6000, "pre_nms_top_n_training": 12000, "post_nms_top_n_training": 2000},
+}
+
+KEYPOINTS: dict[str, Any] = {
+    "rpn": {"post_nms_top_n_training": 1500},
+    "box": {"loss": {"beta": 0.5}},
+    "keypoint": {"scores": "softmax"},
 }
 
 
@@ -87,6 +95,7 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     _add_statistics(ours)
     values = architecture(ours)
     num_classes = len(ours["box_head.class_logits.bias"]) - 1
+    num_keypoints = len(values.get("keypoint_names", ()))
     trained_from_scratch = values["fpn"] is not None and values["fpn"]["norm"] != "none"
     if trained_from_scratch and values["backbone"]["norm"] == "frozen_batch":
         values["backbone"]["norm"] = "batch"
@@ -96,7 +105,9 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     values["backbone"]["frozen_stages"] = 0 if trained_from_scratch else 2
     image, assumed = _pixels(tensors, values["backbone"])
     values["backbone"]["stride_in_1x1"] = assumed[0].value
-    dialect = merged({"class_names": names_for(num_classes)}, DIALECT, {"image": image})
+    dialect = merged({"class_names": names_for(num_classes, num_keypoints)}, DIALECT, {"image": image})
+    if num_keypoints:
+        dialect = merged(dialect, KEYPOINTS)
     if values["fpn"] is None:
         dialect = merged(dialect, WITHOUT_FPN)
     config = Config.build(merged(dialect, values))

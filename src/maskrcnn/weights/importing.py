@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, counted
+from maskrcnn.keypoints import COCO_KEYPOINTS, COCO_SKELETON
 from maskrcnn.weights.coco_names import coco_names
 
 DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
@@ -142,6 +143,10 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
         values["box"]["pool_size"] = max(round((first.shape[1] / crop_channels) ** 0.5), 1)
     else:
         values["box"]["pool_size"] = 14
+    if any(key.startswith("keypoint_head.") for key in tensors):
+        deconv = tensors["keypoint_head.deconv.weight"]
+        values |= keypoints_for(deconv.shape[1])
+        values["keypoint"] |= {"num_convs": tensors.count("keypoint_head.convs"), "channels": len(deconv)}
     if masks:
         predictor = tensors["mask_head.predictor.weight"]
         values["mask"] = {
@@ -198,6 +203,13 @@ def background_to_end(tensors: Tensors, masks: bool = True) -> None:
             tensors[f"mask_head.predictor.{suffix}"] = mask[1:]
 
 
+def keypoints_for(count: int) -> dict[str, Any]:
+    """Return names and skeleton of so many keypoints: COCO's for 17, else numbers and no skeleton."""
+    if count == len(COCO_KEYPOINTS):
+        return {"keypoint_names": COCO_KEYPOINTS, "keypoint": {"skeleton": COCO_SKELETON}}
+    return {"keypoint_names": tuple(f"keypoint {k}" for k in range(count)), "keypoint": {}}
+
+
 def names_for(num_classes: int, keypoints: int = 0) -> tuple[str, ...]:
     """Return class names by number: COCO's for 80 or 90 classes and for people with 17 keypoints, else numbered."""
     return ("person",) if num_classes == 1 and keypoints == 17 else coco_names(num_classes)
@@ -231,8 +243,9 @@ def described(config: Config) -> str:
         body += "-FPN"
     elif backbone.kind == "resnet":
         body += "-DC5" if backbone.dilate_c5 else "-C4"
-    classes = f"{config.num_classes} class{'es' * (config.num_classes != 1)}"
-    return f"{'Mask' if config.masks else 'Faster'} R-CNN on {body} with {classes}"
+    kind = "Mask" if config.masks else "Keypoint" if config.keypoint_names else "Faster"
+    keypoints = f" and {len(config.keypoint_names)} keypoints" if config.keypoint_names else ""
+    return f"{kind} R-CNN on {body} with {counted(config.num_classes, 'class')}{keypoints}"
 
 
 def some(items: Sequence[str], most: int = 3) -> str:

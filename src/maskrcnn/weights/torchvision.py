@@ -1,4 +1,4 @@
-"""torchvision's `fasterrcnn_*` and `maskrcnn_*` checkpoints: their tensors' names, and what these do not tell."""
+"""torchvision's `fasterrcnn_*`, `maskrcnn_*` and `keypointrcnn_*` checkpoints: names, and what they do not tell."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ RENAMES = (
     (r"roi_heads\.mask_head\.(\d)\.1\.(.*)", r"mask_head.convs.\1.norm.\2"),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(.*)", r"mask_head.deconv.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(.*)", r"mask_head.predictor.\1"),
+    (r"roi_heads\.keypoint_head\.(\d)\.0\.(.*)", r"keypoint_head.convs.\1.conv.\2"),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(.*)", r"keypoint_head.deconv.\1"),
 )
 
 DIALECT: dict[str, Any] = {
@@ -50,6 +52,7 @@ DIALECT: dict[str, Any] = {
     "anchors": {"rounding": "corners", "stride": "measured"},
     "roi_align": {"aligned": False},
     "mask": {"paste": "integer_box", "binary_targets": False},
+    "keypoint": {"scores": "logit"},
 }
 
 
@@ -62,7 +65,8 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     """Return the checkpoint in our terms.
 
     Which eps the frozen norms ran with no tensor tells: 0 is assumed for the 91 classes of the released
-    COCO weights, which torchvision runs so, and 1e-5, what people's own models have, otherwise.
+    COCO weights (or the one class and 17 keypoints), which torchvision runs so, and 1e-5, what people's own
+    models have, otherwise.
 
     Raises:
         CheckpointError: a tensor is missing, or the backbone is none of ours.
@@ -71,14 +75,15 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     background_to_end(ours)
     values = architecture(ours)
     num_classes = len(ours["box_head.class_logits.bias"]) - 1
+    num_keypoints = len(values.get("keypoint_names", ()))
     assumed = []
     if values["backbone"]["norm"] == "frozen_batch":
-        released = num_classes == 90
+        released = num_classes == 90 or (num_classes, num_keypoints) == (1, 17)
         why = "torchvision runs its released COCO weights so" if released else "torchvision's default; 0.0 if yours "
         why += "" if released else "were fine-tuned from its COCO weights"
         assumed.append(Assumption("backbone.norm_eps", 0.0 if released else 1e-5, why))
         values["backbone"]["norm_eps"] = assumed[0].value
-    config = Config.build(merged({"class_names": names_for(num_classes)}, DIALECT, values))
+    config = Config.build(merged({"class_names": names_for(num_classes, num_keypoints)}, DIALECT, values))
     return Imported(f"torchvision's {described(config)}", config, ours, unused, assumed, names_known=False)
 
 
@@ -93,8 +98,11 @@ def our_name(key: str) -> str | None:
 
 
 def _modern(key: str) -> str:
-    """Return the present name of a tensor from a file written by an older torchvision."""
+    """Return a tensor's present name if an older torchvision wrote it; keypoint layers count as the masks' do."""
     key = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", key)
     key = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", key)
+    keypoint_conv = re.match(r"^roi_heads\.keypoint_head\.(\d+)\.(weight|bias)$", key)
+    if keypoint_conv:  # every other layer is a ReLU
+        return f"roi_heads.keypoint_head.{int(keypoint_conv[1]) // 2}.0.{keypoint_conv[2]}"
     older_mask = re.match(r"^roi_heads\.mask_head\.mask_fcn(\d)\.(.*)$", key)
     return f"roi_heads.mask_head.{int(older_mask[1]) - 1}.0.{older_mask[2]}" if older_mask else key
