@@ -7,7 +7,7 @@ from maskrcnn.errors import MaskRCNNError
 from maskrcnn.model import MaskRCNN
 from maskrcnn.ops.boxes import xywh_to_xyxy
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, Target, TargetBatch
-from maskrcnn.weights import load
+from maskrcnn.weights import load, pretrained
 
 __version__ = "0.1.0"
 
@@ -22,5 +22,6 @@ __all__ = [
     "Target",
     "TargetBatch",
     "load",
+    "pretrained",
     "xywh_to_xyxy",
 ]

@@ -37,6 +37,10 @@ class WriteError(MaskRCNNError, OSError):
     """An output file or folder cannot be written."""
 
 
+class DownloadError(MaskRCNNError, OSError):
+    """A published file cannot be fetched, or is not the one that was published."""
+
+
 class NonFiniteLossError(MaskRCNNError, ValueError):
     """A training loss became NaN or infinite."""
 

@@ -18,6 +18,7 @@ from maskrcnn.cli.convert import convert
 from maskrcnn.cli.demo import demo
 from maskrcnn.cli.evaluate import evaluate
 from maskrcnn.cli.predict import predict
+from maskrcnn.cli.pretrained import pretrained
 from maskrcnn.cli.train import train
 from maskrcnn.errors import (
     CheckpointError,
@@ -56,7 +57,7 @@ def options(
     """Mask R-CNN that you can run, train, ship and see through."""
 
 
-for command in (demo, train, evaluate, predict, convert):
+for command in (demo, train, evaluate, predict, convert, pretrained):
     app.command()(command)
 
 

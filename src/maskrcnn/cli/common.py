@@ -12,11 +12,13 @@ import typer
 from rich.markup import escape
 
 from maskrcnn.devices import choose_device
-from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
+from maskrcnn.errors import ConfigError, InputError, WriteError, did_you_mean, os_reason
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.training.folder import CHECKPOINT
 from maskrcnn.weights import load
+from maskrcnn.weights.published import locate
+from maskrcnn.weights.releases import releases
 
 Device = Annotated[
     str | None,
@@ -48,21 +50,29 @@ def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def check_weights(weights: Path) -> None:
-    """Raise `InputError` unless there is such a file."""
-    if not weights.exists():
-        raise InputError(f"There is no weights file {weights}.")
-    if weights.is_dir():
-        inside = sorted(p.name for p in weights.glob("*.safetensors") if p.name != CHECKPOINT)
+def find_weights(weights: str, quiet: bool = False) -> Path:
+    """Return the file that a path or the name of published weights stands for, fetched if need be.
+
+    Raises:
+        InputError: there is no such file or name.
+        DownloadError: the published file cannot be fetched.
+    """
+    path = locate(weights, reporter(quiet))
+    if not path.exists():
+        hint = did_you_mean(weights, list(releases())) if "/" in weights else ""
+        raise InputError(f"There is no weights file {weights}.{hint}")
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.safetensors") if p.name != CHECKPOINT)
         hint = f" It holds {', '.join(inside)}; name one." if inside else " Weights come first, then data or images."
-        raise InputError(f"{weights} is a folder, not a file of weights.{hint}")
+        raise InputError(f"{path} is a folder, not a file of weights.{hint}")
+    return path
 
 
-def load_on(weights: Path, device: str | None, overrides: Sequence[str] | None = None) -> MaskRCNN:
-    """Return the network of a weights file on a device."""
-    check_weights(weights)
+def load_on(weights: str, device: str | None, overrides: Sequence[str] | None = None, quiet: bool = False) -> MaskRCNN:
+    """Return the network of a weights file, or of published weights, on a device."""
+    path = find_weights(weights, quiet)
     chosen = choose_device(device)
-    return load(weights, overrides=parse_overrides(overrides)).to(chosen)
+    return load(path, overrides=parse_overrides(overrides)).to(chosen)
 
 
 def output_folder(path: Path) -> None:

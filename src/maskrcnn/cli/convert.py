@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, check_weights, output_file, parse_overrides, reporter
+from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, find_weights, output_file, parse_overrides, reporter
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, counted
 from maskrcnn.weights.classes import carry_classes
@@ -20,8 +20,11 @@ from maskrcnn.weights.importing import Imported
 
 
 def convert(
-    weights: Annotated[
-        Path, typer.Argument(metavar="IN", help="Weights: .pth, .pkl, .h5 or .safetensors.", show_default=False)
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="Weights (.pth, .pkl, .h5, .safetensors), or a name of `pretrained`.", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -53,7 +56,7 @@ def convert(
     Tells what was recognised, the configuration with what had to be assumed, and which tensors were used, unused
     and missing. The file that is written holds weights, configuration and class names.
     """
-    check_weights(weights)
+    weights = find_weights(source, quiet)
     if output is not None:
         if output.suffix != ".safetensors":
             raise InputError(f"--output must end in .safetensors; got {output}.")

@@ -15,7 +15,7 @@ from maskrcnn.files import write_text
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A weights file, or a name of `pretrained`.")],
     data: Annotated[
         str,
         typer.Argument(metavar="DATA", help="A COCO JSON file, a folder with annotations/val.json, or shapes."),
@@ -45,7 +45,7 @@ def evaluate(
     """
     if output is not None:
         output_file(output)
-    model = load_on(weights, device, overrides)
+    model = load_on(weights, device, overrides, quiet)
     config = model.config
     dataset = open_dataset(data, split, images, masks=config.masks, keypoints=bool(config.keypoint_names))
     result = measure(model, dataset, batch_size, reporter(quiet))

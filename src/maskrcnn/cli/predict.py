@@ -19,13 +19,24 @@ from maskrcnn.images import image_files, load_image
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
+from maskrcnn.weights.releases import DEFAULT, releases
 
 RESULTS = "detections.json"
 
 
 def predict(
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights, ours or torchvision's.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Images, folders or globs.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="[WEIGHTS] IMAGES", help="Images, folders or globs; weights may stand first.")
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help=f"A weights file, or a name of `pretrained`; {DEFAULT} by default.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures and results.")] = Path(
         "predictions"
     ),
@@ -47,8 +58,10 @@ def predict(
     """Find objects in images.
 
     \b
-    Example:
+    Examples:
+      maskrcnn predict photo.jpg
       maskrcnn predict runs/photos/best.safetensors holiday/*.jpg -o found
+      maskrcnn predict --weights detectron2/mask_rcnn_R_50_FPN_3x holiday/
 
     Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
     in pixels of the photo; masks as RLE; image_id is the file's path unless --annotations gives ids).
@@ -57,10 +70,14 @@ def predict(
     """
     if color_by not in ("instance", "class"):
         raise InputError(f"--color-by must be instance or class; got {color_by!r}.")
+    if weights is None and _are_weights(inputs[0]):
+        weights, *inputs = inputs
+        if not inputs:
+            raise InputError(f"Name images after the weights: maskrcnn predict {weights} photo.jpg")
     files = image_files(inputs, recursive=recursive)
     if pictures:
         _keep_photos(files, output)
-    model = load_on(weights, device, overrides)
+    model = load_on(weights or DEFAULT, device, overrides, quiet)
     ids, category_ids = _ids(annotations, model.config.class_names)
     image_ids = [_image_id(path, ids, annotations) for path in files]
     output_folder(output)
@@ -93,6 +110,11 @@ def predict(
         + (f" [yellow]({broken} could not be read)[/]" if broken else "")
     )
     return 1 if broken else 0
+
+
+def _are_weights(first: str) -> bool:
+    """Return whether the first argument names weights, not an image."""
+    return Path(first).suffix.lower() in (".safetensors", ".pth", ".pt", ".pkl", ".h5") or first in releases()
 
 
 def _found_in(

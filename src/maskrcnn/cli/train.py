@@ -18,7 +18,7 @@ from maskrcnn.cli.common import (
     Overrides,
     Quiet,
     bold,
-    check_weights,
+    find_weights,
     is_main_process,
     parse_overrides,
     reporter,
@@ -58,8 +58,11 @@ def train(
         typer.Option(help="Network to start from, as resnet50-fpn, vgg16; small-fpn by default.", show_default=False),
     ] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights to start from, with their own configuration.", show_default=False),
+        str | None,
+        typer.Option(
+            help="Weights to start from, with their own configuration: a file, or a name of `pretrained`.",
+            show_default=False,
+        ),
     ] = None,
     overrides: Overrides = None,
     epochs: Annotated[int, typer.Option(help="Times that every image is seen.")] = DEFAULT.epochs,
@@ -115,9 +118,8 @@ def train(
         raise ConfigError("class_names cannot be set: a new network learns the classes of the data.")
     if weights is not None and preset is not None:
         raise ConfigError("--weights bring their own network; leave out --preset, or the weights.")
-    if weights is not None:
-        check_weights(weights)
-    imported = None if weights is None else import_weights(weights)
+    start = None if weights is None else find_weights(weights, quiet)
+    imported = None if start is None else import_weights(start)
     masks = changes.get("masks", True if imported is None else imported.config.masks)
     keypoints = keypoints or (imported is not None and bool(imported.config.keypoint_names))
     wanted = {"masks": masks, "keypoints": keypoints}
@@ -145,11 +147,11 @@ def train(
     options = checked(TrainOptions, settings)
     report = reporter(quiet)
     names = training_set.class_names
-    if weights is None:
+    if start is None:
         model = _from_random_weights(preset or "small-fpn", names, changes, seed, report)
     else:
         torch.manual_seed(seed)
-        model = load(weights, class_names=names, overrides=changes)
+        model = load(start, class_names=names, overrides=changes)
     report.say(
         f"{bold(counted(len(training_set), 'image'))} to train on, {bold(len(validation_set or ()))} to evaluate "
         f"on; {counted(len(names), 'class')}. Learning rate {options.learning_rate:g} for "

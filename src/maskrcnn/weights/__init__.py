@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from maskrcnn.weights.files import load, save
+from maskrcnn.weights.published import pretrained
 
-__all__ = ["load", "save"]
+__all__ = ["load", "pretrained", "save"]

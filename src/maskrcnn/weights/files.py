@@ -21,6 +21,7 @@ from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvi
 from maskrcnn.weights.classes import carry_classes
 from maskrcnn.weights.importing import Imported, described, some
 from maskrcnn.weights.read import as_tensors, read
+from maskrcnn.weights.releases import of_file
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -101,11 +102,22 @@ def import_weights(
         tensors, metadata, _ = read(Path(source).expanduser())
     format = format or _recognise(tensors, metadata, name)
     if format != "maskrcnn":
-        return IMPORTERS[format].convert(tensors, name, metadata)
+        imported: Imported = IMPORTERS[format].convert(tensors, name, metadata)
+        return imported if isinstance(source, Mapping) else _as_released(imported, Path(source).expanduser())
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{name} holds no configuration: it was not written by maskrcnn's save.")
     config = _stored_config(metadata[METADATA_KEY], name)
     return Imported(f"our {described(config)}", config, tensors)
+
+
+def _as_released(imported: Imported, path: Path) -> Imported:
+    """Return the same with nothing left to assume, if the file is one that its publisher released."""
+    release = of_file(path)
+    if release is not None:
+        imported.kind += f", released as {release.name}"
+        imported.config = imported.config.replace(dict(release.overrides))
+        imported.assumed, imported.names_known = [], True
+    return imported
 
 
 def build(imported: Imported, name: str, partial: bool = False) -> tuple[MaskRCNN, list[str]]:
