@@ -1,6 +1,7 @@
 """Help, exit status and errors that all commands share."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -15,11 +16,11 @@ def test_version(run):
     assert run("--version") == (0, f"maskrcnn {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "convert", "pretrained"])
 def test_every_command_has_help_with_an_example(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0
-    assert f"Example:\n    maskrcnn {command} " in out
+    assert re.search(rf"Examples?:\n    maskrcnn {command}[ \n]", out)
 
 
 def test_without_a_command_it_shows_the_commands(run):
@@ -37,7 +38,7 @@ def test_without_a_command_it_shows_the_commands(run):
         (["train", "x", "--epoch", "3"], "No such option: --epoch (Possible options: --epochs)"),
         (["train", "x", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["predict", "w", "x", "--threshold", "1.5"], "Invalid value for '--threshold'"),
-        (["predict", "w"], "Missing argument 'IMAGES"),
+        (["predict"], "Missing argument '"),
     ],
     ids=["command", "no argument", "option", "kind", "range", "no images"],
 )

@@ -9,6 +9,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 import maskrcnn
+from maskrcnn.weights.download import place
+from maskrcnn.weights.releases import DEFAULT, find
 from tiny import SIDE, tiny_data
 
 
@@ -214,8 +216,8 @@ def test_wrong_arguments(predict, album, tmp_path, monkeypatch, arguments, said)
 @pytest.mark.parametrize(
     ("contents", "said"),
     [
-        (b"", "is not a safetensors file, or it is cut short"),
-        (b"hello, this is text", "is not a safetensors file, or it is cut short"),
+        (b"", "is empty: download it again"),
+        (b"hello, this is text", 'is text, beginning "hello, this is text"'),
         (None, "is damaged or cut short"),
     ],
     ids=["empty", "text", "half"],
@@ -226,6 +228,42 @@ def test_weights_that_are_none(run, weights, album, tmp_path, contents, said):
     status, _, err = run("predict", path, album, "-o", tmp_path / "found")
     assert status == 2
     assert f"{path} {said}" in words(err)
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path, weights):
+    """A cache in which the default weights are there already; nothing may be downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("MASKRCNN_OFFLINE", "1")
+    path = place(find(DEFAULT))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(weights.read_bytes())
+    return path
+
+
+def test_no_weights_named_are_the_published_ones(run, cached, album, tmp_path):
+    status, _, _ = run("predict", album, "-o", tmp_path / "found", "--device", "cpu")
+    assert status == 0 and (tmp_path / "found" / "detections.json").exists()
+
+
+@pytest.mark.parametrize("place_of_weights", ["option", "first"])
+def test_weights_by_their_published_name(run, cached, album, tmp_path, place_of_weights):
+    named = ["--weights", DEFAULT, album] if place_of_weights == "option" else [DEFAULT, album]
+    status, _, _ = run("predict", *named, "-o", tmp_path / "found", "--device", "cpu")
+    assert status == 0
+
+
+def test_published_weights_that_are_not_here(run, cached, album, tmp_path):
+    status, _, err = run("predict", "-w", "detectron2/mask_rcnn_R_50_FPN_3x", album, "-o", tmp_path / "found")
+    assert status == 1
+    assert "By hand: put https://dl.fbaipublicfiles.com/detectron2/COCO-Instance" in words(err)
+    status, _, err = run("predict", "-w", "torchvision/maskrcnn_resnet50_fnp", album)
+    assert status == 2 and "Did you mean 'torchvision/maskrcnn_resnet50_fpn'?" in words(err)
+
+
+def test_weights_without_images(run, weights):
+    status, _, err = run("predict", weights)
+    assert status == 2 and "Name images after the weights" in words(err)
 
 
 def test_a_folder_that_cannot_be_made_fails_before_the_work(predict, album, tmp_path):

@@ -6,7 +6,8 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ from maskrcnn.errors import (
     ImageFileError,
     InputError,
     MaskRCNNError,
+    WeightsWarning,
 )
 from maskrcnn.progress import Reporter
 
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.WARNING,
         handlers=[_Warnings(console)],
     )
+    show = warnings.showwarning
+    warnings.simplefilter("always", WeightsWarning)
+    warnings.showwarning = _shown_with(Reporter(console), show)
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         result: Any = app(args=given, prog_name="maskrcnn", standalone_mode=False)
@@ -91,6 +96,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as e:  # noqa: BLE001  # a wrong command line is shown, all else raised again
         return _usage_or_raise(console, e)
+    finally:
+        warnings.showwarning = show
+
+
+def _shown_with(reporter: Reporter, otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Return what shows our own Python warnings as commands show theirs, and others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, WeightsWarning):
+            reporter.warn(str(message))
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
 
 
 class _Warnings(logging.Handler):

@@ -154,10 +154,10 @@ COCO-InstanceSegmentation/mask_rcnn_R_101_DC5_3x/138363294/0464b7 41.9 37.3
 COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x/138205316/a3ec72 42.9 38.6
 COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x/139653917/2d9806 44.3 39.5
 new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ/42047764/bb69de 44.6 40.3
-new_baselines/mask_rcnn_R_50_FPN_200ep_LSJ/42047638/89a8d3 - -
+new_baselines/mask_rcnn_R_50_FPN_200ep_LSJ/42047638/89a8d3 46.3 41.7
 new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ/42019571/14d201 47.4 42.5
 new_baselines/mask_rcnn_R_101_FPN_100ep_LSJ/42025812/4f7b58 46.4 41.6
-new_baselines/mask_rcnn_R_101_FPN_200ep_LSJ/42131867/0bb7ae - -
+new_baselines/mask_rcnn_R_101_FPN_200ep_LSJ/42131867/0bb7ae 48.0 43.1
 new_baselines/mask_rcnn_R_101_FPN_400ep_LSJ/42073830/f96b26 48.9 43.7
 COCO-Detection/faster_rcnn_R_50_C4_1x/137257644/721ade 35.7
 COCO-Detection/faster_rcnn_R_50_DC5_1x/137847829/51d356 37.3

@@ -1,0 +1,110 @@
+"""`maskrcnn convert` and `maskrcnn pretrained`."""
+
+import json
+
+import pytest
+import torch
+from cli_words import words
+from narrow_torchvision import checkpoint
+
+import maskrcnn
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A narrow Faster R-CNN as torchvision saves it."""
+    torch.manual_seed(0)
+    torch.save(checkpoint(masks=False)[0], tmp_path / "theirs.pth")
+    return tmp_path / "theirs.pth"
+
+
+def change(path, edit):
+    tensors = torch.load(path, weights_only=True)
+    edit(tensors)
+    torch.save(tensors, path)
+
+
+def test_what_is_written_is_what_load_gives(run, theirs, tmp_path):
+    status, out, err = run("convert", theirs, "-o", tmp_path / "ours.safetensors")
+    assert status == 0
+    assert "is torchvision's Faster R-CNN on ResNet-18-FPN with 2 classes." in words(out)
+    assert "backbone.norm_eps 1e-05" in words(out) and "Configuration" in out and "unused" not in out
+    assert "Wrote" in err
+    ours, direct = maskrcnn.load(tmp_path / "ours.safetensors"), maskrcnn.load(theirs)
+    assert ours.config == direct.config
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), direct.state_dict().values(), strict=True))
+
+
+def test_unused_and_missing_are_named(run, theirs, tmp_path):
+    change(theirs, lambda t: t.update({"roi_heads.extra.weight": torch.zeros(1)}))
+    status, out, _ = run("convert", theirs)
+    assert status == 0 and "1 tensor unused: roi_heads.extra.weight" in words(out)
+    change(theirs, lambda t: t.pop("rpn.head.cls_logits.bias"))
+    output = tmp_path / "ours.safetensors"
+    status, _, err = run("convert", theirs, "-o", output)
+    assert status == 2 and "lacks: rpn.objectness.bias" in words(err) and not output.exists()
+    status, out, _ = run("convert", theirs, "--partial", "-o", output)
+    assert status == 0 and "1 tensor missing, started from random weights: rpn.objectness.bias" in words(out)
+    assert output.exists()
+
+
+def test_json_has_all_of_it(run, theirs):
+    change(theirs, lambda t: t.update({"roi_heads.extra.weight": torch.zeros(1)}))
+    status, out, _ = run("convert", theirs, "--json", "--classes", "x, y, z", "--set", "box.score_threshold=0.3")
+    result = json.loads(out)
+    assert status == 0
+    assert result["unused"] == ["roi_heads.extra.weight"] and result["missing"] == []
+    assert result["used"] == len(maskrcnn.load(theirs).state_dict())
+    assert result["config"]["class_names"] == ["x", "y", "z"] and result["config"]["box"]["score_threshold"] == 0.3
+    assert result["assumed"][0]["field"] == "backbone.norm_eps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "out.pth"], "--output must end in .safetensors"),
+        (["--format", "caffe"], "format must be one of maskrcnn, torchvision"),
+        (["--format", "matterport"], "lacks: rpn.objectness.weight"),
+        (["--set", "backbone.norm_esp=0"], "Did you mean 'norm_eps'"),
+    ],
+    ids=["suffix", "format", "other format", "override"],
+)
+def test_wrong_arguments(run, theirs, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("convert", theirs, *arguments)
+    assert status == 2 and said in words(err)
+
+
+def test_the_file_itself_is_never_overwritten(run, weights):
+    before = weights.read_bytes()
+    status, _, err = run("convert", weights, "-o", weights)
+    assert status == 2 and "is the file to convert" in words(err)
+    assert weights.read_bytes() == before
+
+
+def test_published_weights_are_listed(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    status, out, _ = run("pretrained")
+    assert status == 0 and "torchvision/maskrcnn_resnet50_fpn_v2" in out
+    status, out, _ = run("pretrained", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["detectron2/mask_rcnn_R_50_FPN_3x"]["mask"] == 37.2
+    assert rows["torchvision/maskrcnn_resnet50_fpn"]["digest"] == "bf2d0c1e"
+
+
+def test_a_name_gives_the_path(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("MASKRCNN_OFFLINE", "1")
+    path = tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert run("pretrained", "torchvision/resnet50", "-q") == (0, f"{path}\n", "")
+    status, _, err = run("pretrained", "torchvision/resnet5")
+    assert status == 2 and "Did you mean 'torchvision/resnet50'?" in words(err)
+
+
+def test_nan_weights_load_with_a_warning_that_names_them(run, theirs):
+    change(theirs, lambda t: t["rpn.head.cls_logits.bias"].fill_(float("nan")))
+    status, _, err = run("convert", theirs)
+    assert status == 0
+    assert "Warning:" in err and "rpn.head.cls_logits.bias" in words(err) and "site-packages" not in err
