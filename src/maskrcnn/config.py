@@ -317,6 +317,11 @@ class Config(Fields):
     keypoint_names: tuple[str, ...] = ()
     """Keypoints that every object of every class may have; with any, the network has a keypoint head. Names with
     `left` and `right` change places in mirrored images."""
+    backbone_weights: str | None = None
+    """Start the backbone from an image classifier: a file, or a name of `maskrcnn pretrained` as torchvision/resnet50.
+    The network takes over what belongs to these weights (backbone.stride_in_1x1, norm_eps and stem_padding; image
+    channel_order, pixel_scale, mean and std), and its own `config` shows these values and None here: from then on the
+    weights are its own."""
     box_corners: BoxCorners = "edges"
     """What the corners of boxes mean inside the network. `edges`: pixel k reaches from k to k + 1. `inclusive`: the
     same boxes, but RoIs are cut out up to the corner x2 − 1, y2 − 1 of the last pixel, and clipping leaves one pixel

@@ -55,6 +55,12 @@ class MaskRCNN(nn.Module):
                 f"MaskRCNN takes a Config; got {type(config).__name__}. Config.preset(name, class_names=[…]) makes one."
             )
         super().__init__()
+        start = None
+        if config.backbone_weights is not None:
+            from maskrcnn.weights import classifiers
+
+            source, start = config.backbone_weights, classifiers.read_backbone(config)
+            config = start.config
         self.config = config
         resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
         c5_network = resnet is not None and resnet.dilate_c5
@@ -79,6 +85,8 @@ class MaskRCNN(nn.Module):
             self.keypoint_roi_align = RoIAlign(config.roi_align, config.keypoint.pool_size, corners)
             self.keypoint_head = KeypointHead(config.keypoint, crop_channels, len(config.keypoint_names))
         self._freeze()
+        if start is not None:
+            classifiers.fill(self, start, source)
 
     @overload
     def forward(self, images: Tensor | ImageBatch, targets: None = None) -> DetectionBatch: ...

@@ -73,7 +73,7 @@ def train(
         typer.Option(
             "--learning-rate",
             "--lr",
-            help="Default: adamw 0.001, or 0.0001 with --weights; sgd 0.00125 × batch size.",
+            help="Default: adamw 0.001, or 0.0001 from trained weights; sgd 0.00125 × batch size.",
             show_default=False,
         ),
     ] = None,
@@ -135,7 +135,8 @@ def train(
         changes |= {"keypoint_names": training_set.keypoint_names, "keypoint.skeleton": training_set.skeleton}
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:
         raise DatasetError(f"{training_set.annotation_file}: no image has an object to learn from.")
-    adamw_rate = DEFAULT.learning_rate if weights is None else DEFAULT.learning_rate / 10
+    trained = weights is not None or "backbone_weights" in changes
+    adamw_rate = DEFAULT.learning_rate / (10 if trained else 1)
     images_per_step = max(batch_size, 1) * int(os.environ.get("WORLD_SIZE", "1"))
     default_rate = adamw_rate if optimizer == "adamw" else 0.00125 * images_per_step
     settings: dict[str, Any] = {
@@ -179,13 +180,18 @@ def train(
 def _from_random_weights(
     preset: str, class_names: tuple[str, ...], changes: dict[str, Any], seed: int, report: Reporter
 ) -> MaskRCNN:
-    """Return a new network.
+    """Return a new network, its backbone from a classifier if `changes` name one.
 
     The presets are the papers' networks, whose backbones come trained: early stages and norms are frozen. From
     random weights all of it is trained, with GroupNorm (He et al. 2018, Rethinking ImageNet Pre-training), unless
     `changes` say otherwise.
     """
     config = Config.preset(preset, class_names=class_names, overrides=changes)
+    if config.backbone_weights is not None:
+        torch.manual_seed(seed)
+        model = MaskRCNN(config)
+        report.say(f"The backbone starts from {escape(config.backbone_weights)}.")
+        return model
     learn: dict[str, Any] = {"backbone.frozen_stages": 0}
     if config.backbone.norm in ("none", "frozen_batch"):
         learn["backbone.norm"] = "group"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskrcnn.config import Config
 from maskrcnn.weights.importing import (
     Assumption,
     Imported,
-    Tensors,
+    add_statistics,
     architecture,
     described,
     merged,
@@ -92,7 +91,7 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
         CheckpointError: a tensor is missing, or the backbone is none of ours.
     """
     ours, unused = rename_all(tensors, our_name, IGNORED, file)
-    _add_statistics(ours)
+    add_statistics(ours)
     values = architecture(ours)
     num_classes = len(ours["box_head.class_logits.bias"]) - 1
     num_keypoints = len(values.get("keypoint_names", ()))
@@ -122,18 +121,6 @@ def our_name(key: str) -> str | None:
         'backbone.layer2.0.downsample.1.weight'
     """
     return renamed(key, RENAMES)
-
-
-def _add_statistics(tensors: Tensors) -> None:
-    """Give norms that hold scale and shift alone, as Caffe2's did, mean 0 and variance 1, unless all are GroupNorms."""
-    if any(key.startswith("fpn.lateral2.norm.") for key in tensors):
-        return
-    for key in [key for key in tensors if key.endswith(".weight")]:
-        layer = key.removesuffix(".weight")
-        is_norm = key.startswith(("backbone.", "stage5.")) and tensors[key].dim() == 1
-        if is_norm and f"{layer}.running_mean" not in tensors:
-            tensors[f"{layer}.running_mean"] = torch.zeros_like(tensors[key])
-            tensors[f"{layer}.running_var"] = torch.ones_like(tensors[key])
 
 
 def _pixels(tensors: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:

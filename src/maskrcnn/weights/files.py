@@ -66,6 +66,8 @@ def load(
         InputError: there is no such format.
     """
     name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
+    if (overrides or {}).get("backbone_weights") is not None:
+        raise ConfigError("backbone_weights starts a new network; these weights bring their own backbone.")
     imported = import_weights(source, format)
     open_questions = [a for a in imported.assumed if a.field not in (overrides or {})]
     if open_questions:
@@ -106,7 +108,8 @@ def import_weights(
         return imported if isinstance(source, Mapping) else _as_released(imported, Path(source).expanduser())
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{name} holds no configuration: it was not written by maskrcnn's save.")
-    config = _stored_config(metadata[METADATA_KEY], name)
+    # A path that a stranger's file names is never opened.
+    config = _stored_config(metadata[METADATA_KEY], name).replace({"backbone_weights": None})
     return Imported(f"our {described(config)}", config, tensors)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maskrcnn.config import Config
@@ -119,7 +120,10 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
     convs = tensors.count("box_head.convs")
     values: dict[str, Any] = {
         "masks": masks,
-        "backbone": _backbone(tensors, dilated=not has_fpn and "backbone.layer4.0.conv1.weight" in tensors),
+        "backbone": {
+            **{"kind": "resnet", "dilate_c5": not has_fpn and "backbone.layer4.0.conv1.weight" in tensors},
+            **resnet(tensors),
+        },
         "fpn": None,
         "rpn": {"num_convs": tensors.count("rpn.convs"), "channels": len(tensors["rpn.convs.0.weight"])},
         "box": {
@@ -158,7 +162,12 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
     return values
 
 
-def _backbone(tensors: Tensors, dilated: bool) -> dict[str, Any]:
+def resnet(tensors: Tensors) -> dict[str, Any]:
+    """Return depth, widths and norm of the ResNet under `backbone.`.
+
+    Raises:
+        CheckpointError: a tensor is missing, or no ResNet has so many blocks.
+    """
     blocks, bottleneck = tensors.count("backbone.layer3"), "backbone.layer1.0.conv3.weight" in tensors
     if (blocks, bottleneck) not in DEPTHS:
         raise CheckpointError(
@@ -168,14 +177,27 @@ def _backbone(tensors: Tensors, dilated: bool) -> dict[str, Any]:
     inner, per_group = tensors["backbone.layer1.0.conv2.weight"].shape[:2]
     groups = inner // per_group if bottleneck else 1
     return {
-        "kind": "resnet",
         "depth": DEPTHS[blocks, bottleneck],
         "width": width,
         "groups": groups,
         "width_per_group": inner * 64 // (width * groups) if bottleneck else 64,
         "norm": norm_of(tensors, "backbone.bn1"),
-        "dilate_c5": dilated,
     }
+
+
+def add_statistics(tensors: Tensors) -> None:
+    """Give norms of a ResNet that hold scale and shift alone, as Caffe2's did, mean 0 and variance 1.
+
+    What looks the same and is a GroupNorm is left alone: those stand in the FPN as well.
+    """
+    if any(key.startswith("fpn.lateral2.norm.") for key in tensors):
+        return
+    for key in [key for key in tensors if key.endswith(".weight")]:
+        layer = key.removesuffix(".weight")
+        is_norm = key.startswith(("backbone.", "stage5.")) and tensors[key].dim() == 1
+        if is_norm and f"{layer}.running_mean" not in tensors:
+            tensors[f"{layer}.running_mean"] = torch.zeros_like(tensors[key])
+            tensors[f"{layer}.running_var"] = torch.ones_like(tensors[key])
 
 
 def norm_of(tensors: Mapping[str, Tensor], layer: str) -> str:

@@ -55,7 +55,9 @@ PARTS = {
     "beta": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
+    **{"W": "weight", "b": "bias", "running_mean": "running_mean", "running_std": "running_var"},
 }
+"""What Keras calls the parts of a layer; the last four until 2017, when `running_std` held the variance."""
 NORM_EPS = 1e-3
 SIDE = 1024
 
@@ -142,9 +144,9 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
         if name is None:
             unused.append(key)
         else:
-            ours[name] = _torch_layout(tensors.pop(key))
+            ours[name] = torch_layout(tensors.pop(key))
     _merge_box_head(ours)
-    _fold_biases(ours)
+    fold_biases(ours)
     _rpn_to_ours(ours)
     background_to_end(ours)
     num_classes = len(ours["box_head.class_logits.bias"]) - 1
@@ -160,7 +162,7 @@ def our_name(key: str) -> str | None:
         'backbone.layer3.1.conv3.weight'
     """
     *_, layer, part = key.split("/") if "/" in key else ("", "", "")
-    part = part.removesuffix(":0")
+    part = part.removesuffix(":0").removesuffix("_1").removeprefix(f"{layer}_")
     name = renamed(layer, RENAMES) if part in PARTS else None
     if name is None:
         return None
@@ -169,7 +171,8 @@ def our_name(key: str) -> str | None:
     return f"{name}.{PARTS[part]}"
 
 
-def _torch_layout(tensor: Tensor) -> Tensor:
+def torch_layout(tensor: Tensor) -> Tensor:
+    """Return a kernel of TensorFlow's in PyTorch's layout."""
     if tensor.dim() == 4:
         return tensor.permute(3, 2, 0, 1).contiguous()  # of a transposed convolution, too: its last axis is its input
     return tensor.T.contiguous() if tensor.dim() == 2 else tensor
@@ -185,7 +188,7 @@ def _merge_box_head(tensors: Tensors) -> None:
         tensors[f"box_head.fcs.{number}.bias"] = (bias - norm["running_mean"]) * scale + norm["bias"]
 
 
-def _fold_biases(tensors: Tensors) -> None:
+def fold_biases(tensors: Tensors) -> None:
     """Put the bias of every convolution before a norm into the norm's mean: x + b − m is x − (m − b)."""
     for key in [key for key in tensors if key.endswith(".running_mean")]:
         conv = key.removesuffix(".running_mean")
