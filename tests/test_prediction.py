@@ -18,7 +18,8 @@ def detected(*boxes, mask=None):
     logits = torch.zeros(1, count, 0, 0) if mask is None else mask.expand(1, count, *mask.shape)
     valid = torch.ones(1, count, dtype=torch.bool)
     labels = torch.zeros(1, count, dtype=torch.int64)
-    return DetectionBatch(torch.tensor([boxes]).float(), labels, torch.ones(1, count), logits, valid)
+    none = torch.zeros(1, count, 0, 0, 0)
+    return DetectionBatch(torch.tensor([boxes]).float(), labels, torch.ones(1, count), logits, valid, none)
 
 
 def config(**overrides):

@@ -252,7 +252,8 @@ def test_batches_move_to_a_device_whole() -> None:
     assert ImageBatch(torch.zeros(1, 3, 64, 64), sizes, sizes).to("meta").offsets is None
     valid = torch.ones(1, 2).bool()
     targets = TargetBatch(torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.zeros(1, 2, 0, 0).bool(), valid)
-    assert all(t.device.type == "meta" for t in targets.to("meta"))
+    assert all(t.device.type == "meta" for t in targets.to("meta") if t is not None)
+    assert targets._replace(keypoints=torch.zeros(1, 2, 3, 3)).to("meta").keypoints.device.type == "meta"
 
 
 # Targets and losses
@@ -292,14 +293,15 @@ def test_select_by_index() -> None:
 
 
 def test_total_is_the_plain_sum_of_the_losses() -> None:
-    losses = Losses(*(torch.tensor(2.0**k) for k in range(5)))
-    torch.testing.assert_close(losses.total, torch.tensor(31.0))
+    losses = Losses(*(torch.tensor(2.0**k) for k in range(6)))
+    torch.testing.assert_close(losses.total, torch.tensor(63.0))
     assert {name: value.item() for name, value in losses.named().items()} == {
         "rpn_objectness": 1,
         "rpn_box": 2,
         "class": 4,
         "box": 8,
         "mask": 16,
+        "keypoint": 32,
     }
 
 

@@ -224,10 +224,10 @@ class MaskRCNN(nn.Module):
         own = torch.where(found.valid[:, :run, None, None], own, 0.0)
         return nn.functional.pad(own, (0, 0, 0, 0, 0, slots - run))
 
-    def _keypoints_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D Kp S S"] | None:
-        """Return the heatmaps of each detection; None without a keypoint head."""
+    def _keypoints_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D Kp S S"]:
+        """Return the heatmaps of each detection; 0 × 0 × 0 without a keypoint head."""
         if not self.config.keypoint_names:
-            return None
+            return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0, 0)
         slots, run = found.boxes.shape[1], _bucket(found.valid)
         logits = self.keypoints(pyramid, found.boxes[:, :run])
         logits = logits.reshape(len(found.boxes), run, *logits.shape[1:])
@@ -236,10 +236,10 @@ class MaskRCNN(nn.Module):
 
     def _foreground_losses(
         self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the losses on masks and keypoints of the positive RoIs, which stand in the first slots."""
         if not self.config.masks and not self.config.keypoint_names:
-            return rois.boxes.new_zeros(()), None
+            return rois.boxes.new_zeros(()), rois.boxes.new_zeros(())
         matching = self.config.box.matching
         slots = max(int(matching.samples_per_image * matching.positive_fraction), 1)
         run = _bucket(rois.positive[:, :slots])
@@ -247,7 +247,7 @@ class MaskRCNN(nn.Module):
         whole = foreground  # masks and keypoints know whole pixels
         if self.config.box_corners == "centers":
             whole = foreground._replace(boxes=box_ops.move_ends(foreground.boxes, 1.0))
-        mask, keypoint = rois.boxes.new_zeros(()), None
+        mask, keypoint = rois.boxes.new_zeros(()), rois.boxes.new_zeros(())
         if self.config.masks:
             logits = self.masks(pyramid, foreground.boxes)
             mask = self.mask_head.loss(logits, whole, targets, self.config.roi_align.aligned)
@@ -257,7 +257,7 @@ class MaskRCNN(nn.Module):
 
     @staticmethod
     def _detections(
-        found: Found, mask_logits: Float[Tensor, "N D M M"], keypoint_logits: Float[Tensor, "N D Kp S S"] | None
+        found: Found, mask_logits: Float[Tensor, "N D M M"], keypoint_logits: Float[Tensor, "N D Kp S S"]
     ) -> DetectionBatch:
         stage("detections", torch.cat((found.boxes, found.labels[..., None], found.scores[..., None]), dim=-1))
         return DetectionBatch(found.boxes, found.labels, found.scores, mask_logits, found.valid, keypoint_logits)

@@ -66,7 +66,7 @@ def unbatch(
             laid = box_ops.move_ends(boxes[n, chosen], ends)
             masks = stage("masks", paste_masks(probabilities, laid, (height, width), rule, threshold))
         keypoints: Tensor | None = None
-        if detections.keypoint_logits is not None:
+        if config.keypoint_names:
             logits, rois = detections.keypoint_logits[n, chosen], detections.boxes[n, chosen]
             keypoints = read_heatmaps(logits.float(), rois.float(), config.keypoint.scores)
             keypoints[..., :2] = (keypoints[..., :2] - starts[n]) * scale[n]

@@ -169,30 +169,28 @@ class DetectionBatch(NamedTuple):
     scores: Float[Tensor, "N D"]
     mask_logits: Float[Tensor, "N D M M"]
     valid: Bool[Tensor, "N D"]
-    keypoint_logits: Float[Tensor, "N D Kp S S"] | None = None
-    """Heatmaps of each detection's keypoints in the frame of its box; None without a keypoint head."""
+    keypoint_logits: Float[Tensor, "N D Kp S S"]
+    """Heatmaps of each detection's keypoints in the frame of its box; 0 × 0 × 0 without a keypoint head."""
 
 
 class Losses(NamedTuple):
-    """The losses of the papers, each a scalar; a network without masks gives a zero `mask`."""
+    """The losses of the papers, each a scalar; a network without masks or keypoints gives a zero for them."""
 
     rpn_objectness: Float[Tensor, ""]
     rpn_box: Float[Tensor, ""]
     class_: Float[Tensor, ""]
     box: Float[Tensor, ""]
     mask: Float[Tensor, ""]
-    keypoint: Float[Tensor, ""] | None = None
-    """None for a network without a keypoint head."""
+    keypoint: Float[Tensor, ""]
 
     @property
     def total(self) -> Float[Tensor, ""]:
         """Return the sum, unweighted as in the papers (Mask R-CNN, section 3)."""
-        total = self.rpn_objectness + self.rpn_box + self.class_ + self.box + self.mask
-        return total if self.keypoint is None else total + self.keypoint
+        return self.rpn_objectness + self.rpn_box + self.class_ + self.box + self.mask + self.keypoint
 
     def named(self) -> dict[str, Tensor]:
         """Return the losses by the names that logs use."""
-        return {name.rstrip("_"): value for name, value in self._asdict().items() if value is not None}
+        return {name.rstrip("_"): value for name, value in self._asdict().items()}
 
 
 @dataclass

@@ -201,10 +201,14 @@ class _Run:
 
     def _checked(self, step: int, losses: Losses, names: Sequence[str]) -> dict[str, float]:
         """Return the losses as numbers, the mean over processes; raise if one is not finite."""
-        stacked = torch.stack([*losses.named().values(), losses.total]).detach()
+        config, named = self.model.config, losses.named()
+        for head, there in (("mask", config.masks), ("keypoint", bool(config.keypoint_names))):
+            if not there:
+                del named[head]
+        stacked = torch.stack([*named.values(), losses.total]).detach()
         if self.accelerator.num_processes > 1:
             stacked = self.accelerator.reduce(stacked, reduction="mean")
-        keys = [*(f"loss_{name}" for name in losses.named()), "loss"]
+        keys = [*(f"loss_{name}" for name in named), "loss"]
         values = dict(zip(keys, stacked.tolist(), strict=True))
         wrong = [f"{name} is {value}" for name, value in values.items() if not abs(value) < float("inf")]
         if wrong:
