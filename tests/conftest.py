@@ -18,7 +18,7 @@ if CHECKS:
     source = Path(__file__).parents[1] / "src" / "maskrcnn"
     parts = sorted({p.relative_to(source).parts[0].removesuffix(".py") for p in source.glob("**/*.py")})
     # Left out: what pydantic and typer read themselves, and the training loop around the network.
-    names = [f"maskrcnn.{p}" for p in parts if p not in ("__init__", "__main__", "config", "cli", "training")]
+    names = [f"maskrcnn.{p}" for p in parts if p not in ("__init__", "__main__", "config", "fields", "cli", "training")]
     install_import_hook(names, "beartype.beartype")
 
 

@@ -8,12 +8,12 @@ import torch
 
 import maskrcnn
 from maskrcnn import Config, ImageBatch, MaskRCNN, TargetBatch
+from maskrcnn.batching import batch_targets
 from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
 from maskrcnn.images import prepare
 from maskrcnn.stages import recording
 from maskrcnn.structures import Target
-from maskrcnn.targets import batch_targets
 
 NARROW = {
     "image.min_size": 96,

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from maskrcnn.batching import batch_targets, resize_target
 from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
-from maskrcnn.targets import batch_targets, check_batch, check_target, resize_target
+from maskrcnn.targets import check_batch, check_target
 
 SIZE = (480, 640)
 BOX = (10.0, 20.0, 110.0, 220.0)
@@ -204,7 +205,7 @@ def label(value: int, slot: int) -> torch.Tensor:
 
 
 BAD_BATCHES: dict[str, tuple[Any, str]] = {
-    "torchvision's": ([{"boxes": torch.zeros(1, 4)}] * 2, "must be a TargetBatch; got list. targets.batch_targets"),
+    "torchvision's": ([{"boxes": torch.zeros(1, 4)}] * 2, "must be a TargetBatch; got list. batching.batch_targets"),
     "one too many": (padded(3), "got 3 targets for 2 images. An image without objects"),
     "one too few": (padded(1), "got 1 target for 2 images."),
     "no slots": (padded(boxes=torch.zeros(2, 0, 4)), r"must be \[N, G, 4\] with G at least 1; got \[2, 0, 4\]"),

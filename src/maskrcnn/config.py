@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from maskrcnn.errors import ConfigError, did_you_mean
+from maskrcnn.fields import Fields, checked, set_dotted
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -23,12 +24,6 @@ Resize = Literal["pil", "pil_floor", "float", "skimage"]
 BoxCorners = Literal["edges", "inclusive", "centers"]
 Norm = Literal["none", "batch", "frozen_batch", "group"]
 """`frozen_batch` is BatchNorm with fixed statistics and fixed scale and shift, the habit of the papers."""
-
-
-class Fields(BaseModel):
-    """Base of all configuration sections: unknown keys are errors, values are checked, nothing mutates."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ImageConfig(Fields):
@@ -263,7 +258,8 @@ class BoxHeadConfig(Fields):
     round_boxes: bool = False
     """Round the boxes to whole pixels of the photo before masks are laid into them (Matterport)."""
     candidates: Positive = 2000
-    """(RoI, class) pairs, best first, that enter NMS; a fixed number keeps the graph's shapes fixed."""
+    """(RoI, class) pairs, best first, that enter NMS where the graph's shapes must be fixed. On an eager CPU all that
+    pass score_threshold do."""
     detections_per_image: Positive = 100
     matching: MatchingConfig = MatchingConfig(
         positive_iou=0.5,
@@ -433,65 +429,3 @@ class Config(Fields):
         if self.image.size_divisor % 32 and self.fpn is not None:
             raise ValueError("image.size_divisor must be a multiple of 32 with FPN, whose p5 has stride 32")
         return self
-
-
-FieldsT = TypeVar("FieldsT", bound=Fields)
-
-
-def checked(section: type[FieldsT], values: Mapping[str, Any], where: str = "") -> FieldsT:
-    """Return `section` built from plain values, turning validation errors into one `ConfigError`."""
-    try:
-        return section.model_validate(values)
-    except ValidationError as e:
-        raise ConfigError("\n".join(_readable(section, error, where) for error in e.errors())) from None
-
-
-def _readable(section: type[Fields], error: Any, where: str) -> str:
-    path = [str(p) for p in error["loc"] if p not in ("resnet", "vgg")]
-    dotted = where + ".".join(path)
-    if error["type"] == "extra_forbidden":
-        known = _field_names(section, path[:-1])
-        hint = did_you_mean(path[-1], known) or (f" Known are: {', '.join(known)}." if known else "")
-        return f"Unknown configuration key {dotted!r}.{hint}"
-    if error["type"] == "value_error":
-        return f"{dotted + ': ' if dotted else ''}{error['ctx']['error']}."
-    if error["type"] == "missing":
-        return f"The configuration lacks {dotted!r}."
-    rule = error["msg"].removeprefix("Input ").removesuffix(".").replace("a valid tuple", "a list")
-    got = error["input"]
-    return f"{dotted or 'The configuration'} {rule}; got {got!r}."
-
-
-def _field_names(section: type[Fields], path: list[str]) -> list[str]:
-    current: Any = section
-    for name in path:
-        annotation = current.model_fields[name].annotation if name in getattr(current, "model_fields", {}) else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not models:
-            return []
-        if len(models) > 1:
-            return sorted({f for m in models for f in m.model_fields})
-        current = models[0]
-    return list(current.model_fields)
-
-
-def set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `values["a"]["b"]` for the key "a.b"; raise `ConfigError` for a path that is not there."""
-    *parents, last = dotted.split(".")
-    place: Any = values
-    for i, name in enumerate(parents):
-        if not isinstance(place, dict) or name not in place:
-            known = list(place) if isinstance(place, dict) else []
-            raise ConfigError(f"Unknown configuration key {'.'.join(parents[: i + 1])!r}.{did_you_mean(name, known)}")
-        place = place[name]
-    if not isinstance(place, dict) or (last not in place):
-        if place is None:
-            raise ConfigError(f"{dotted!r} cannot be set: {'.'.join(parents)} is None in this network.")
-        known = list(place) if isinstance(place, dict) else []
-        hint = did_you_mean(last, known)
-        raise ConfigError(
-            f"Unknown configuration key {dotted!r}.{hint}"
-            + ("" if hint or not known else f" Known are: {', '.join(known)}.")
-        )
-    place[last] = value

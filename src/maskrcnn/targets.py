@@ -1,4 +1,4 @@
-"""The door for ground truth: checked with readable errors, resized with its image, batched.
+"""The door for ground truth: checked, with readable errors.
 
 `check_target` refuses what would train without an error but wrongly, such as masks of 0 and 255, boxes
 given as (x, y, width, height) or labels that count the background.
@@ -6,8 +6,8 @@ given as (x, y, width, height) or labels that count the background.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,12 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from maskrcnn.config import Resize
 from maskrcnn.errors import InputError, counted, did_you_mean
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
-
-G_MULTIPLE = 4
-"""Objects per image are padded to a multiple of this, so that compiled programs meet few shapes."""
 
 BORDER = 1.0
 """Pixels by which a box may reach over the border of its image; it is then clipped. Annotation tools
@@ -35,7 +31,7 @@ def check_batch(targets: object, images: ImageBatch, num_classes: int, masks: bo
     count, _, height, width = images.tensor.shape
     if not isinstance(targets, TargetBatch):
         raise InputError(
-            f"targets must be a TargetBatch; got {type(targets).__name__}. targets.batch_targets makes one from "
+            f"targets must be a TargetBatch; got {type(targets).__name__}. batching.batch_targets makes one from "
             "Targets in the input frame; training.train takes data sets of photos and their targets as they are."
         )
     if targets.boxes.ndim != 3 or not targets.boxes.shape[1]:
@@ -355,97 +351,3 @@ def _kind(value: Shaped[Tensor, "..."]) -> str:
 def _word(count: int) -> str:
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     return words[count] if count < len(words) else str(count)
-
-
-def resize_target(
-    target: Target,
-    original: tuple[int, int],
-    size: tuple[int, int],
-    resize: Resize = "float",
-) -> Target:
-    """Return the target in the frame of its resized image.
-
-    Boxes are scaled by each axis' own ratio; masks take the nearest pixel. Areas stay those of the photo.
-
-    Args:
-        target: in the frame of the photo.
-        original: (height, width) of the photo.
-        size: (height, width) of the resized image.
-        resize: `ImageConfig.resize`. `float` takes the pixel at floor(i · old / new), as torch's nearest
-            does (torchvision); the others take the one at floor((i + ½) · old / new), as Pillow's does (Detectron2).
-    """
-    (old_h, old_w), (new_h, new_w) = original, size
-    x, y = new_w / old_w, new_h / old_h
-    boxes = target.boxes * target.boxes.new_tensor([x, y, x, y])
-    masks = target.masks
-    if masks is not None and original != size:
-        rows = _nearest(old_h, new_h, resize).to(masks.device)
-        columns = _nearest(old_w, new_w, resize).to(masks.device)
-        masks = masks.index_select(1, rows).index_select(2, columns)
-    keypoints = target.keypoints
-    if keypoints is not None:
-        keypoints = keypoints * keypoints.new_tensor([x, y, 1.0])
-    return replace(target, boxes=boxes, masks=masks, keypoints=keypoints)
-
-
-def _nearest(old: int, new: int, resize: Resize) -> Int64[Tensor, " new"]:
-    """Return which of `old` pixels each of `new` pixels takes, to the last bit as the two libraries do."""
-    if resize != "float":
-        step = old / new
-        index = np.floor(np.cumsum(np.array([step * 0.5] + [step] * (new - 1))))  # Pillow adds up, too.
-    else:
-        index = np.floor(np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new)))
-    return torch.from_numpy(np.minimum(index.astype(np.int64), old - 1))
-
-
-def batch_targets(
-    targets: Sequence[Target],
-    padded_size: tuple[int, int],
-    masks: bool,
-    offsets: Int64[Tensor, "N 2"] | None = None,
-) -> TargetBatch:
-    """Return targets in the input frame, without crowds, padded to one number of objects.
-
-    Args:
-        targets: what `resize_target` returned.
-        padded_size: (height, width) of the images' tensor.
-        masks: whether masks are wanted; without, they have height and width 0.
-        offsets: `ImageBatch.offsets`, (y, x) of each image's first pixel.
-
-    Raises:
-        InputError: there is no target, or one has objects and no masks although masks are wanted.
-    """
-    if not targets:
-        raise InputError("targets must hold at least one target; got none.")
-    targets = [t.without_crowds() for t in targets]
-    most = max(1, *(len(t) for t in targets))
-    N, G = len(targets), -(-most // G_MULTIPLE) * G_MULTIPLE
-    height, width = padded_size if masks else (0, 0)
-    first = targets[0].boxes
-    batch = TargetBatch(
-        boxes=first.new_zeros(N, G, 4),
-        labels=first.new_zeros(N, G, dtype=torch.int64),
-        masks=first.new_zeros(N, G, height, width, dtype=torch.bool),
-        valid=first.new_zeros(N, G, dtype=torch.bool),
-        keypoints=None if targets[0].keypoints is None else first.new_zeros(N, G, *targets[0].keypoints.shape[1:]),
-    )
-    starts = [(0, 0)] * N if offsets is None else offsets.tolist()
-    for n, (target, (y, x)) in enumerate(zip(targets, starts, strict=True)):
-        g = len(target)
-        if (
-            masks
-            and target.masks is not None
-            and any(a > b for a, b in zip(target.masks.shape[1:], padded_size, strict=True))
-        ):
-            got = f"{target.masks.shape[1]} × {target.masks.shape[2]}"
-            raise InputError(f"targets[{n}].masks must fit in the padded {height} × {width} pixels; got {got}.")
-        batch.boxes[n, :g] = target.boxes + target.boxes.new_tensor([x, y, x, y])
-        batch.labels[n, :g], batch.valid[n, :g] = target.labels, True
-        if batch.keypoints is not None and target.keypoints is not None:
-            batch.keypoints[n, :g] = target.keypoints + target.keypoints.new_tensor([x, y, 0.0])
-        if masks and g:
-            if target.masks is None:
-                raise InputError(f"targets[{n}].masks is missing; a network with masks learns from them.")
-            h, w = target.masks.shape[1:]
-            batch.masks[n, :g, y : y + h, x : x + w] = target.masks
-    return batch

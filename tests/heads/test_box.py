@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.config import BoxHeadConfig, BoxLossConfig
-from maskrcnn.heads.box import BoxHead, Found, SampledRoIs, of_class
+from maskrcnn.heads.box import BoxHead, Found, SampledRoIs, _candidates, of_class
 from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
 
 CLASSES = 2
@@ -198,11 +198,18 @@ def test_best_detections_come_first_and_no_more_than_configured() -> None:
     torch.testing.assert_close(result.scores[0], scores.sort(descending=True).values[:4])
 
 
-def test_only_the_best_candidates_enter_nms() -> None:
+def test_a_fixed_number_of_candidates_enters_nms_or_on_a_cpu_all_that_score_enough() -> None:
+    scores = torch.tensor([[0.3, 0.5, 0.4, 0.01], [0.9, 0.0, 0.0, 0.0]])
+    assert _candidates(scores.to("meta"), BoxHeadConfig(candidates=2)) == 2
+    assert _candidates(scores, BoxHeadConfig(candidates=2)) == 3
+    assert _candidates(scores, BoxHeadConfig(candidates=2000)) == 4
+
+
+def test_all_that_score_enough_are_found_on_a_cpu() -> None:
     answers = logits([0.3, 0.0, 0.7], [0.5, 0.0, 0.5], [0.4, 0.0, 0.6])
     boxes = proposed([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10])
     result = head(candidates=2).detections(answers, torch.zeros(3, CLASSES, 4), boxes, image_batch((64, 64)))
-    assert [box[0] for box, _, _ in found(result)] == [20, 40]
+    assert [box[0] for box, _, _ in found(result)] == [20, 40, 0]
 
 
 def test_each_image_is_detected_on_its_own() -> None:

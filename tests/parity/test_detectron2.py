@@ -9,11 +9,11 @@ import torch
 from cases import HERE, Case, assert_areas, assert_masks, assert_matched, distance_to_nearest
 
 import maskrcnn
+from maskrcnn.batching import batch_targets, resize_target
 from maskrcnn.images import load_image, prepare
 from maskrcnn.prediction import unbatch
 from maskrcnn.stages import recording
 from maskrcnn.structures import Target
-from maskrcnn.targets import batch_targets, resize_target
 from maskrcnn.weights.detectron2 import our_name
 
 CASES = {"FPN": "detectron2-mask_rcnn_R_50_FPN_3x", "C4": "detectron2-mask_rcnn_R_50_C4_3x"}

@@ -6,12 +6,12 @@ import torch
 from cases import HERE, Case, assert_areas, assert_matched, distance_to_nearest
 
 import maskrcnn
+from maskrcnn.batching import batch_targets, resize_target
 from maskrcnn.images import load_image, prepare
 from maskrcnn.ops.masks import paste_probabilities
 from maskrcnn.prediction import unbatch
 from maskrcnn.stages import recording
 from maskrcnn.structures import Target
-from maskrcnn.targets import batch_targets, resize_target
 from maskrcnn.weights.torchvision import our_name
 
 MASKS = {"V1": "maskrcnn_resnet50_fpn", "V2": "maskrcnn_resnet50_fpn_v2"}

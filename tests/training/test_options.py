@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from maskrcnn.config import checked
 from maskrcnn.errors import ConfigError
+from maskrcnn.fields import checked
 from maskrcnn.training import TrainOptions
 
 

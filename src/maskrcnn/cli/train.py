@@ -23,10 +23,11 @@ from maskrcnn.cli.common import (
     parse_overrides,
     reporter,
 )
-from maskrcnn.config import Config, checked
+from maskrcnn.config import Config
 from maskrcnn.data import CocoDataset
 from maskrcnn.data.open import open_dataset
 from maskrcnn.errors import ConfigError, DatasetError, counted
+from maskrcnn.fields import checked
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions

@@ -126,7 +126,7 @@ class BoxHead(nn.Module):
         if config.classes_per_roi == "all":
             scores = torch.where(proposals.valid[..., None], scores, 0.0)
         scores = scores.flatten(1)
-        scores, pair = scores.topk(min(config.candidates, scores.shape[1]))
+        scores, pair = scores.topk(_candidates(scores, config))
         roi = pair // self.num_classes
         labels = pair % self.num_classes
         box_deltas = box_deltas.reshape(num_images, num_proposals, -1, 4)
@@ -147,6 +147,14 @@ class BoxHead(nn.Module):
             best.clamp(min=0),
             found,
         )
+
+
+def _candidates(scores: Float[Tensor, "N PK"], config: BoxHeadConfig) -> int:
+    """Return how many (RoI, class) pairs enter NMS: a fixed number or, on an eager CPU, all that score enough."""
+    wanted = config.candidates
+    if not torch.compiler.is_compiling() and scores.device.type == "cpu" and len(scores):
+        wanted = max(wanted, int((scores > config.score_threshold).sum(1).max()))
+    return min(wanted, scores.shape[1])
 
 
 def of_class(per_class: Float[Tensor, "R K *rest"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R *rest"]:

@@ -14,13 +14,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from maskrcnn.batching import batch_targets, resize_target
 from maskrcnn.config import Config
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
 from maskrcnn.errors import DatasetError, ImageFileError, MaskRCNNError
 from maskrcnn.images import batch_images, prepare_image
 from maskrcnn.keypoints import mirrored_order
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
-from maskrcnn.targets import batch_targets, resize_target
 
 
 class Batch(NamedTuple):

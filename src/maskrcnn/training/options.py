@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maskrcnn.config import Fields, Fraction, Natural, Positive, PositiveFloat
+from maskrcnn.config import Fraction, Natural, Positive, PositiveFloat
+from maskrcnn.fields import Fields
 
 
 class TrainOptions(Fields):
