@@ -300,6 +300,7 @@ def test_what_gives_no_picture_is_named(album: Path, name: str, words: str) -> N
         ((480, 640), BENCHMARK, (800, 1066)),
         ((400, 1000), BENCHMARK, (533, 1332)),  # the shorter side is rounded first: 533.2, then 533 · 2.5 = 1332.5
         ((1000, 400), BENCHMARK, (1332, 533)),
+        ((7, 300), ImageConfig(resize="pil_floor", min_size=64, max_size=128, padding="square"), (3, 128)),
         ((536, 559), MATTERPORT, (800, 834)),
         ((900, 950), MATTERPORT, (900, 950)),  # never smaller for the sake of min_size
         ((500, 1000), MATTERPORT, (512, 1024)),

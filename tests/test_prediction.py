@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from maskrcnn import Config, DetectionBatch, ImageBatch
+from maskrcnn.ops.keypoints import heatmap_targets
 from maskrcnn.prediction import unbatch
 
 
@@ -68,3 +69,16 @@ def test_masks_fill_the_boxes_that_come_back(corners):
     expected = torch.zeros(50, 100, dtype=torch.bool)
     expected[5:25, 10:30] = True
     assert torch.equal(found.masks[0], expected)
+
+
+@pytest.mark.parametrize("corners", ["edges", "inclusive", "centers"])
+def test_a_keypoint_is_read_where_it_was_learned(corners):
+    box = torch.tensor([[20.0, 10.0, 76.0, 66.0]])
+    point = torch.tensor([[[54.5, 33.5, 2.0]]])
+    inside = box - torch.tensor([0.0, 0, 1, 1]) if corners == "centers" else box  # as the network has it
+    cells, _ = heatmap_targets(point, box, 56)  # the loss's rule, in whole pixels
+    heatmap = torch.nn.functional.one_hot(cells, 56 * 56).float().reshape(1, 1, 1, 56, 56) * 20
+    found = detected(tuple(inside[0].tolist()))._replace(keypoint_logits=heatmap)
+    images = batch(size=(100, 200), original=(100, 200))
+    [read] = unbatch(found, images, config(box_corners=corners, keypoint_names=["nose"]))
+    torch.testing.assert_close(read.keypoints[0, 0, :2], point[0, 0, :2], rtol=0, atol=0.01)

@@ -413,3 +413,12 @@ def test_keypoints_are_resized_and_batched_with_their_boxes():
     assert batch.keypoints.shape == (2, 4, 2, 3)
     assert batch.keypoints[0, 0].tolist() == [[13, 11, 2], [19, 15, 1]]
     assert batch.to("cpu").keypoints is not None
+
+
+def test_targets_without_objects_need_no_keypoints_and_others_do():
+    none = Target(torch.zeros(0, 4), torch.zeros(0).long())
+    one = Target(torch.ones(1, 4), torch.zeros(1).long(), keypoints=torch.ones(1, 2, 3))
+    assert batch_targets([none, one], (8, 8), masks=False).keypoints.shape == (2, 4, 2, 3)
+    bare = Target(torch.ones(1, 4), torch.zeros(1).long())
+    with pytest.raises(InputError, match=r"targets\[1\]\.keypoints must hold 2 for each object"):
+        batch_targets([one, bare], (8, 8), masks=False)

@@ -83,12 +83,13 @@ def batch_targets(
     N, G = len(targets), -(-most // G_MULTIPLE) * G_MULTIPLE
     height, width = padded_size if masks else (0, 0)
     first = targets[0].boxes
+    counts = [t.keypoints.shape[1] for t in targets if t.keypoints is not None]
     batch = TargetBatch(
         boxes=first.new_zeros(N, G, 4),
         labels=first.new_zeros(N, G, dtype=torch.int64),
         masks=first.new_zeros(N, G, height, width, dtype=torch.bool),
         valid=first.new_zeros(N, G, dtype=torch.bool),
-        keypoints=None if targets[0].keypoints is None else first.new_zeros(N, G, *targets[0].keypoints.shape[1:]),
+        keypoints=None if not counts else first.new_zeros(N, G, counts[0], 3),
     )
     starts = [(0, 0)] * N if offsets is None else offsets.tolist()
     for n, (target, (y, x)) in enumerate(zip(targets, starts, strict=True)):
@@ -102,7 +103,9 @@ def batch_targets(
             raise InputError(f"targets[{n}].masks must fit in the padded {height} × {width} pixels; got {got}.")
         batch.boxes[n, :g] = target.boxes + target.boxes.new_tensor([x, y, x, y])
         batch.labels[n, :g], batch.valid[n, :g] = target.labels, True
-        if batch.keypoints is not None and target.keypoints is not None:
+        if batch.keypoints is not None and g:
+            if target.keypoints is None or target.keypoints.shape[1] != counts[0]:
+                raise InputError(f"targets[{n}].keypoints must hold {counts[0]} for each object, as other targets do.")
             batch.keypoints[n, :g] = target.keypoints + target.keypoints.new_tensor([x, y, 0.0])
         if masks and g:
             if target.masks is None:

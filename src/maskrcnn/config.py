@@ -293,15 +293,28 @@ class MaskHeadConfig(Fields):
 
 
 class KeypointHeadConfig(Fields):
-    """Keypoint head (Mask R-CNN, section 5): a heatmap of 4 · pool_size per keypoint, 56 × 56."""
+    """Keypoint head (Mask R-CNN, section 5): a heatmap of 4 · pool_size per keypoint, 56 × 56.
+
+    For the single-scale ResNet, whose fifth stage halves the crop, it is 2 · pool_size.
+    """
 
     pool_size: Positive = 14
     num_convs: Positive = 8
     channels: Positive = 512
     skeleton: tuple[tuple[Natural, Natural], ...] = ()
     """Which keypoints are joined by a line in pictures, as pairs of places in `keypoint_names`."""
+    pixel_offset: Fraction = 0.5
+    """What is added to the coordinates of COCO's files, which count pixels from 0, to give the point that the network
+    learns, and taken off again in results: 0.5 is the pixel's centre (Detectron2), 0 its corner (torchvision)."""
     scores: Literal["logit", "softmax"] = "softmax"
     """`softmax`: the share of the highest cell in the heatmap (Detectron2). `logit`: its value (torchvision)."""
+
+
+def check_names(names: object) -> None:
+    """Raise `ConfigError` for a single text where a list of names is wanted: it would be taken letter by letter."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        hint = f", as [{names!r}]" if isinstance(names, str) else ""
+        raise ConfigError(f"class_names must be a list of names{hint}; got {names!r}.")
 
 
 class Config(Fields):
@@ -364,8 +377,7 @@ class Config(Fields):
         if name not in PRESETS:
             hint = did_you_mean(name.lower(), list(PRESETS))
             raise ConfigError(f"Unknown preset {name!r}.{hint} There are: {', '.join(PRESETS)}.")
-        if isinstance(class_names, str):
-            raise ConfigError(f"class_names must be a list of names, as [{class_names!r}]; got {class_names!r}.")
+        check_names(class_names)
         values = {**PRESETS[name], "class_names": tuple(class_names), "masks": masks}
         return cls.build(values).replace(overrides or {})
 
@@ -408,6 +420,9 @@ class Config(Fields):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        blank = [name for name in (*self.class_names, *self.keypoint_names) if not name.strip()]
+        if blank:
+            raise ValueError(f"names of classes and keypoints must not be blank; got {blank[0]!r}")
         if not self.class_names:
             raise ValueError("class_names must name at least one class; background is not a class")
         twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})

@@ -303,9 +303,11 @@ def _floored_size(height: int, width: int, config: ImageConfig) -> tuple[int, in
     side = config.min_size
     if longer / shorter * side > config.max_size:
         side = round(config.max_size * shorter / longer)
+    # Rounding the shorter side first may let the longer one pass max_size, which a square has no room for.
+    most = config.max_size if config.padding == "square" else longer * side
     if height < width:
-        return side, int(side * width / height)
-    return int(side * height / width), side
+        return side, min(int(side * width / height), most)
+    return min(int(side * height / width), most), side
 
 
 def prepare_image(image: UInt8[np.ndarray, "H W 3"], config: ImageConfig) -> Float[Tensor, "3 h w"]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 COCO_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
     *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
@@ -18,6 +22,11 @@ COCO_SKELETON = (
 """COCO's limbs, as pairs of places in `COCO_KEYPOINTS`."""
 
 _SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
+
+
+def moved(keypoints: Float[Tensor, "n Kp 3"], by: float) -> Float[Tensor, "n Kp 3"]:
+    """Return (x, y, v) of keypoints with x and y moved, where v is not 0, as for what is not labelled."""
+    return torch.cat((keypoints[..., :2] + by * (keypoints[..., 2:] != 0), keypoints[..., 2:]), dim=-1)
 
 
 def mirrored_order(names: Sequence[str]) -> list[int]:

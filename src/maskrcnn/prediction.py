@@ -67,7 +67,9 @@ def unbatch(
             masks = stage("masks", paste_masks(probabilities, laid, (height, width), rule, threshold))
         keypoints: Tensor | None = None
         if config.keypoint_names:
-            logits, rois = detections.keypoint_logits[n, chosen], detections.boxes[n, chosen]
+            # The head learns in whole pixels, see MaskRCNN's losses.
+            ends = 1.0 if config.box_corners == "centers" else 0.0
+            logits, rois = detections.keypoint_logits[n, chosen], box_ops.move_ends(detections.boxes[n, chosen], ends)
             keypoints = read_heatmaps(logits.float(), rois.float(), config.keypoint.scores)
             keypoints[..., :2] = (keypoints[..., :2] - starts[n]) * scale[n]
             stage("keypoints", keypoints)

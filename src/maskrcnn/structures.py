@@ -200,7 +200,8 @@ class Target:
     `crowd` marks regions that hold many objects: they are left out of training, and in evaluation
     what falls on them counts neither way. `area` is what an annotation file says of the object's size
     in pixels, for the small/medium/large figures of COCO; without it the mask's own area is used. `keypoints`
-    are (x, y, visibility): 0 not labelled, 1 hidden, 2 visible.
+    are (x, y, visibility), x and y as in COCO's files, where pixels are counted from 0; visibility is 0 for not
+    labelled, 1 for hidden, 2 for visible.
     """
 
     boxes: Float[Tensor, "G 4"]

@@ -35,6 +35,12 @@ def test_what_is_written_is_what_load_gives(run, theirs, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), direct.state_dict().values(), strict=True))
 
 
+def test_classes_may_be_named_after_converting(run, theirs, tmp_path):
+    run("convert", theirs, "-o", tmp_path / "ours.safetensors")
+    named = maskrcnn.load(tmp_path / "ours.safetensors", class_names=["cat", "dog"])
+    assert torch.equal(named.box_head.class_logits.weight, maskrcnn.load(theirs).box_head.class_logits.weight)
+
+
 def test_unused_and_missing_are_named(run, theirs, tmp_path):
     change(theirs, lambda t: t.update({"roi_heads.extra.weight": torch.zeros(1)}))
     status, out, _ = run("convert", theirs)
@@ -64,10 +70,12 @@ def test_json_has_all_of_it(run, theirs):
     [
         (["-o", "out.pth"], "--output must end in .safetensors"),
         (["--format", "caffe"], "format must be one of maskrcnn, torchvision"),
-        (["--format", "matterport"], "lacks: rpn.objectness.weight"),
+        (["--format", "matterport"], "is not of matterport: its tensors are called"),
         (["--set", "backbone.norm_esp=0"], "Did you mean 'norm_eps'"),
+        (["--set", "backbone_weights=x.pth"], "these weights bring their own backbone"),
+        (["--classes", "a,b,"], "names of classes and keypoints must not be blank"),
     ],
-    ids=["suffix", "format", "other format", "override"],
+    ids=["suffix", "format", "other format", "override", "backbone", "blank"],
 )
 def test_wrong_arguments(run, theirs, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)

@@ -94,6 +94,27 @@ class TestMirrored:
         _, same = mirrored(image, flipped, ("left_eye", "right_eye", "nose"))
         assert torch.equal(same.keypoints, points)
 
+    @pytest.mark.parametrize(("offset", "mirror"), [(0.5, 7.5), (0.0, 8.0)])
+    def test_keypoints_count_pixels_from_the_offset(self, offset, mirror):
+        class One:
+            class_names = ("a",)
+
+            def __len__(self):
+                return 1
+
+            def __getitem__(self, index):
+                points = torch.tensor([[[2.0, 3, 2], [0, 0, 0]]])
+                return np.zeros((10, 10, 3), np.uint8), Target(
+                    torch.tensor([[1.0, 1, 9, 9]]), torch.tensor([0]), keypoints=points
+                )
+
+        same = {"image.min_size": 10, "image.max_size": 10, "image.resize": "pil"}
+        names = {"keypoint_names": ("p", "q"), "keypoint.pixel_offset": offset}
+        config = Config.preset("small-fpn", class_names=("a",), masks=False, overrides={**same, **names})
+        for flip, x in ((0.0, 2 + offset), (1.0, mirror)):
+            target = TrainingItems(One(), config, flip, seed=0)[0, 0].target
+            assert target.keypoints.tolist() == [[[x, 3 + offset, 2], [0, 0, 0]]]
+
     def test_without_objects_and_without_masks(self):
         image = np.zeros((4, 6, 3), np.uint8)
         _, flipped = mirrored(image, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))

@@ -78,6 +78,20 @@ def test_numbers_are_no_names_that_could_be_shared():
     assert new.kept == () and new.started == ("class 0", "wolf", "crow")
 
 
+def test_one_row_for_all_classes_is_not_that_of_a_single_class():
+    model = network(("cat",), **{"box.class_agnostic": True, "mask.class_agnostic": True})
+    new = carried(model, ("cat", "dog"))
+    assert torch.equal(new.tensors["box_head.box_deltas.weight"], model.box_head.box_deltas.weight)
+    assert len(new.tensors["box_head.class_logits.weight"]) == 3
+
+
+def test_numbered_names_of_our_own_files_are_none(caplog, tmp_path):
+    network(("class 0", "class 1")).save(tmp_path / "w.safetensors")
+    model = maskrcnn.load(tmp_path / "w.safetensors", class_names=["cat", "dog"])
+    assert model.config.class_names == ("cat", "dog")
+    assert "classes: cat, dog are taken for the names of its own 2." in caplog.text
+
+
 @pytest.mark.parametrize("section", ["box", "mask"])
 def test_layers_for_all_classes_stay(section):
     model = network(**{f"{section}.class_agnostic": True})

@@ -53,6 +53,14 @@ def test_norms_may_be_trained_ones(tmp_path):
     assert_features(model, lambda x: reference.features(reference.state(50), x, 50))
 
 
+def test_a_group_norm_is_one(tmp_path):
+    state = {key: tensor for key, tensor in reference.state(50).items() if "running" not in key and "tracked" not in key}
+    torch.save(state, tmp_path / "gn.pth")
+    assert torch.equal(network(tmp_path / "gn.pth", **{"backbone.norm": "group"}).backbone.bn1.weight, state["bn1.weight"])
+    with pytest.raises(CheckpointError, match=r"set backbone\.norm to group"):
+        network(tmp_path / "gn.pth")
+
+
 def caffe2(state, statistics):
     """Names and values as in Detectron's pickles; without statistics the norm is a scale and a shift."""
     renamed = {}

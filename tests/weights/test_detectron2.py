@@ -147,7 +147,7 @@ def test_what_is_assumed_is_logged_and_can_be_overridden(caplog):
     assert not config.backbone.stride_in_1x1
     [record] = caplog.records
     assert "the mapping is Detectron2's Mask R-CNN on ResNet-50-FPN with 2 classes" in record.message
-    assert "image.mean = [103.53, 116.28, 123.675] (as in the model zoo)" in record.message
+    assert "image.mean = [103.53, 116.28, 123.675]; " in record.message and "image.min_size = 800; " in record.message
     assert "stride_in_1x1" not in record.message
 
 
@@ -182,6 +182,58 @@ def test_buffers_of_older_files_are_left_aside(caplog):
     assert "no part of the network takes" not in caplog.text
 
 
+def test_anchors_of_older_files_are_those_of_the_network():
+    theirs, *_ = checkpoint("R50-FPN")
+    for k, size in enumerate((8, 16, 32, 64, 128)):
+        sides = [(size * r**-0.5, size * r**0.5) for r in (0.5, 1.0, 2.0)]
+        boxes = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+        theirs[f"proposal_generator.anchor_generator.cell_anchors.{k}"] = boxes
+    anchors = maskrcnn.load(theirs).config.anchors
+    assert anchors.sizes == ((8,), (16,), (32,), (64,), (128,)) and anchors.ratios == (0.5, 1.0, 2.0)
+
+
+def test_a_cascade_is_refused_by_name():
+    theirs, *_ = checkpoint("R50-FPN")
+    theirs["roi_heads.box_predictor.0.cls_score.weight"] = torch.zeros(3, 16)
+    with pytest.raises(CheckpointError, match="is a Cascade R-CNN, with three box heads"):
+        maskrcnn.load(theirs)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("roi_heads.box_predictor.cls_score.weight", ()),
+        ("roi_heads.box_predictor.bbox_pred.weight", ()),
+        ("roi_heads.box_head.fc1.weight", (3,)),
+        ("roi_heads.mask_head.predictor.weight", (3,)),
+        ("backbone.bottom_up.stem.conv1.weight", (8, 3)),
+        ("backbone.bottom_up.res2.0.conv2.weight", (1,)),
+        ("proposal_generator.rpn_head.conv.weight", (1,)),
+    ],
+)
+def test_a_tensor_with_other_axes_is_named(key, shape):
+    theirs, *_ = checkpoint("R50-FPN")
+    theirs[key] = torch.zeros(shape) if shape else torch.tensor(0.0)
+    with pytest.raises(CheckpointError, match=r"^the mapping: [a-z0-9_.]+ must have \d axes; it is \["):
+        maskrcnn.load(theirs)
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    ["roi_heads.", "roi_heads.box_predictor.", "proposal_generator.", "roi_heads.mask_head.predictor", "backbone.fpn_out"],
+)
+def test_whole_parts_may_start_anew(dropped):
+    theirs, ours, _ = checkpoint("R50-FPN")
+    kept = {key: tensor for key, tensor in theirs.items() if not key.startswith(dropped)}
+    with pytest.raises(CheckpointError, match="lacks: "):
+        maskrcnn.load(kept)
+    model = maskrcnn.load(kept, partial=True, class_names=["x", "y", "z"])
+    assert model.config.num_classes == 3
+    assert torch.equal(model.backbone.conv1.weight, ours["backbone.conv1.weight"])
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, 64, 64))
+
+
 def test_tensors_without_a_place_are_named(caplog):
     theirs, *_ = checkpoint("R50-FPN")
     maskrcnn.load({**theirs, "roi_heads.attribute_head.weight": torch.zeros(1)})
@@ -210,7 +262,7 @@ def test_norms_of_scale_and_shift_alone_are_frozen_ones():
 def test_a_missing_tensor_is_named(key):
     theirs, *_ = checkpoint("R50-FPN")
     del theirs[key]
-    with pytest.raises(CheckpointError, match=r"^the mapping lacks: [a-z0-9_.]+\.$"):
+    with pytest.raises(CheckpointError, match=r"^the mapping lacks: [a-z0-9_.]+\. partial=True \(--partial\) starts"):
         maskrcnn.load(theirs)
 
 

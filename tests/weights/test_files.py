@@ -5,10 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from narrow_torchvision import checkpoint
 
 import maskrcnn
 from maskrcnn import Config, MaskRCNN
-from maskrcnn.errors import CheckpointError, ConfigError, WriteError
+from maskrcnn.errors import CheckpointError, ConfigError, InputError, WriteError
 from maskrcnn.weights import files
 
 SMALL = {"backbone.width": 8, "fpn.channels": 16, "rpn.channels": 16, "box.fc_channels": 32, "mask.channels": 16}
@@ -53,12 +54,52 @@ def test_an_override_renames_the_classes(model, saved):
     assert torch.equal(renamed.box_head.class_logits.weight, model.box_head.class_logits.weight)
 
 
-def test_weights_of_our_own_are_mapped_not_copied(model, saved, monkeypatch):
-    read = files.import_weights(saved).tensors
-    monkeypatch.setattr(files, "import_weights", lambda *_: files.Imported("our network", model.config, read))
-    again = maskrcnn.load(saved)
-    for name, tensor in again.state_dict().items():
-        assert tensor.data_ptr() == read[name].data_ptr(), name
+def test_weights_of_our_own_are_mapped_not_copied(saved):
+    imported = files.import_weights(saved)
+    model, missing = files.build(imported)
+    assert not missing
+    for name, tensor in model.state_dict().items():
+        assert tensor.data_ptr() == imported.tensors[name].data_ptr(), name
+
+
+def test_a_mapping_keeps_its_memory_to_itself():
+    theirs, _ = checkpoint()
+    before = {key: tensor.clone() for key, tensor in theirs.items()}
+    loaded = maskrcnn.load(theirs)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(theirs[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("head", ["masks", "keypoints"])
+def test_a_head_can_be_left_out(tmp_path, head):
+    changes = {**SMALL, "keypoint_names": ["a"], "keypoint.channels": 8}
+    model = MaskRCNN(Config.preset("small-fpn", class_names=["cat"], overrides=changes))
+    model.save(tmp_path / "w.safetensors")
+    less = {"masks": False} if head == "masks" else {"keypoint_names": []}
+    names = maskrcnn.load(tmp_path / "w.safetensors", overrides=less).state_dict()
+    assert not any(name.startswith(head.removesuffix("s")) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "said"),
+    [
+        (None, {}, InputError, "weights must be a path or a mapping of tensors; got NoneType"),
+        (torch.nn.Linear(1, 1), {}, InputError, r"got Linear\. For a network pass its state_dict\(\)"),
+        ("SAVED", {"format": 3}, InputError, "format must be one of maskrcnn, torchvision"),
+        ("SAVED", {"format": "detectron2"}, CheckpointError, "is not of detectron2: its tensors are called backbone"),
+        ("SAVED", {"overrides": [1]}, ConfigError, "overrides must map fields to values"),
+        ("SAVED", {"class_names": "cat"}, ConfigError, r"must be a list of names, as \['cat'\]; got 'cat'"),
+        ("SAVED", {"class_names": ["a", " "]}, ConfigError, "names of classes and keypoints must not be blank"),
+        ("SAVED", {"overrides": {"class_names": ["a"]}}, ConfigError, "renames the 2 classes that there are"),
+        ("SAVED", {"class_names": ["a"], "overrides": {"class_names": ["a"]}}, ConfigError, "renames the 2 classes"),
+    ],
+    ids=["none", "module", "format", "other format", "overrides", "text", "blank", "rename to fewer", "twice"],
+)
+def test_wrong_arguments_of_load(saved, source, options, error, said):
+    with pytest.raises(error, match=said):
+        maskrcnn.load(saved if source == "SAVED" else source, **options)
 
 
 def test_weights_may_be_trained_without_touching_the_file(saved):

@@ -14,8 +14,7 @@ from rich.table import Table
 from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, find_weights, output_file, parse_overrides, reporter
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, counted
-from maskrcnn.weights.classes import carry_classes
-from maskrcnn.weights.files import FORMATS, build, import_weights, save
+from maskrcnn.weights.files import FORMATS, adapt, build, import_weights, save
 from maskrcnn.weights.importing import Imported
 
 
@@ -64,20 +63,15 @@ def convert(
             raise InputError(f"--output {output} is the file to convert; choose another name.")
         output_file(output)
     report = reporter(quiet)
-    changes = parse_overrides(overrides)
-    imported = import_weights(weights, format)
+    imported = import_weights(weights, format, partial)
     given = len(imported.tensors)
-    if classes is not None:
-        names = [name.strip() for name in classes.split(",")]
-        carried = carry_classes(imported.config, imported.tensors, names, imported.names_known)
-        imported.config, imported.tensors = carried.config, carried.tensors
-        if carried.started:
-            report.say(f"Classes: {escape(carried.said().removeprefix('classes: '))}.")
-    imported.config = imported.config.replace(changes)
-    imported.assumed = [a for a in imported.assumed if a.field not in changes]
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    carried = adapt(imported, names, parse_overrides(overrides))
+    if carried is not None and (carried.started or carried.renamed):
+        report.say(f"Classes: {escape(carried.said().removeprefix('classes: '))}.")
     if not as_json:
         _tell(weights, imported)
-    model, missing = build(imported, str(weights), partial)
+    model, missing = build(imported, partial)
     unused = [*imported.unused, *(name for name in imported.tensors if name not in model.state_dict())]
     if output is not None:
         save(model, output)

@@ -13,7 +13,7 @@ from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on,
 from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
 from maskrcnn.errors import DatasetError, ImageFileError, InputError, counted
-from maskrcnn.evaluation import coco_results
+from maskrcnn.evaluation import coco_results, counting_pixels
 from maskrcnn.files import replacing, write_text
 from maskrcnn.images import image_files, load_image
 from maskrcnn.model import MaskRCNN
@@ -90,7 +90,8 @@ def predict(
             if image is None or found is None:
                 broken += 1
                 continue
-            results += coco_results(found, image_id, category_ids)
+            counted_from_0 = counting_pixels(found, model.config.keypoint.pixel_offset)
+            results += coco_results(counted_from_0, image_id, category_ids)
             if pictures:
                 _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
         finished = True

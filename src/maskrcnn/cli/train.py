@@ -120,18 +120,19 @@ def train(
     if weights is not None and preset is not None:
         raise ConfigError("--weights bring their own network; leave out --preset, or the weights.")
     start = None if weights is None else find_weights(weights, quiet)
-    imported = None if start is None else import_weights(start)
-    masks = changes.get("masks", True if imported is None else imported.config.masks)
-    keypoints = keypoints or (imported is not None and bool(imported.config.keypoint_names))
+    known = None if start is None else import_weights(start).config
+    masks = changes.get("masks", True if known is None else known.masks)
+    keypoints = keypoints or (known is not None and bool(known.keypoint_names))
     wanted = {"masks": masks, "keypoints": keypoints}
     training_set = open_dataset(data, "train", images, **wanted, keep_empty=keep_empty)
     validation_set = open_dataset(validation or data, "val", images, **wanted, optional=validation is None)
     if keypoints and isinstance(training_set, CocoDataset):
-        named = imported.config.keypoint_names if imported is not None else ()
-        if named and named != training_set.keypoint_names:
-            have = ", ".join(training_set.keypoint_names)
-            raise ConfigError(f"{weights} knows the keypoints {', '.join(named)}; the data has {have}.")
-        if imported is not None and not named:
+        named = () if known is None else known.keypoint_names
+        numbered = all(name == f"keypoint {k}" for k, name in enumerate(named))  # by the importer, for want of names
+        have = training_set.keypoint_names
+        if named and named != have and not (numbered and len(named) == len(have)):
+            raise ConfigError(f"{weights} knows the keypoints {', '.join(named)}; the data has {', '.join(have)}.")
+        if known is not None and not named:
             raise ConfigError(f"{weights} has no keypoint head; train it from a preset, or without --keypoints.")
         changes |= {"keypoint_names": training_set.keypoint_names, "keypoint.skeleton": training_set.skeleton}
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:

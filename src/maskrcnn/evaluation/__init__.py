@@ -2,6 +2,14 @@
 
 from maskrcnn.evaluation.coco_ap import CocoEvaluator, coco_results
 from maskrcnn.evaluation.result import FIGURES, KEYPOINT_FIGURES, EvaluationResult
-from maskrcnn.evaluation.run import evaluate
+from maskrcnn.evaluation.run import counting_pixels, evaluate
 
-__all__ = ["FIGURES", "KEYPOINT_FIGURES", "CocoEvaluator", "EvaluationResult", "coco_results", "evaluate"]
+__all__ = [
+    "FIGURES",
+    "KEYPOINT_FIGURES",
+    "CocoEvaluator",
+    "EvaluationResult",
+    "coco_results",
+    "counting_pixels",
+    "evaluate",
+]

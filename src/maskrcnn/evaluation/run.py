@@ -64,7 +64,7 @@ def evaluate(
                     detections = _relabelled(detections, place, names)
                 if not known:
                     evaluator.add_target(index, target, (image.shape[0], image.shape[1]))
-                evaluator.add(index, detections)
+                evaluator.add(index, counting_pixels(detections, model.config.keypoint.pixel_offset))
                 if collect is not None:
                     collect(index, detections)
                 bar.advance()
@@ -72,6 +72,15 @@ def evaluate(
     if len(dataset) and not result.num_images:
         raise DatasetError("No image of the data to evaluate on can be read.")
     return result
+
+
+def counting_pixels(detections: Detections, pixel_offset: float) -> Detections:
+    """Return detections whose keypoints count pixels from 0, as COCO's files do; see `KeypointHeadConfig`."""
+    if detections.keypoints is None:
+        return detections
+    return replace(
+        detections, keypoints=detections.keypoints - detections.keypoints.new_tensor([pixel_offset] * 2 + [0])
+    )
 
 
 def _places(known: Sequence[str], names: Sequence[str]) -> Int64[Tensor, " K"]:

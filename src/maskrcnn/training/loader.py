@@ -19,7 +19,7 @@ from maskrcnn.config import Config
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
 from maskrcnn.errors import DatasetError, ImageFileError, MaskRCNNError
 from maskrcnn.images import batch_images, prepare_image
-from maskrcnn.keypoints import mirrored_order
+from maskrcnn.keypoints import mirrored_order, moved
 from maskrcnn.structures import ImageBatch, Target, TargetBatch
 
 
@@ -70,6 +70,8 @@ class TrainingItems(Dataset[Any]):
         image, target = self.dataset[index]
         size = (image.shape[0], image.shape[1])
         target = target.without_crowds()
+        if target.keypoints is not None:
+            target = replace(target, keypoints=moved(target.keypoints, self.config.keypoint.pixel_offset))
         if np.random.default_rng([self.seed, epoch, index]).random() < self.flip:
             image, target = mirrored(image, target, self.config.keypoint_names)
         prepared = prepare_image(image, self.config.image)

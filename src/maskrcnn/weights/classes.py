@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskrcnn.config import Config
+from maskrcnn.config import Config, check_names
 from maskrcnn.heads.box import BOX_STD, CLASS_STD
 from maskrcnn.heads.mask import MASK_STD
 from maskrcnn.weights.importing import some
@@ -29,9 +29,13 @@ class Carried(NamedTuple):
     """Classes whose rows were kept."""
     started: tuple[str, ...]
     """Classes that start anew."""
+    renamed: bool = False
+    """Whether the new names were taken for those of the file's own classes."""
 
     def said(self) -> str:
         """Return in words which classes were kept and which start anew."""
+        if self.renamed:
+            return f"classes: {some(self.kept, 10)} are taken for the names of its own {len(self.kept)}"
         kept = f"kept {some(self.kept, 10)}" if self.kept else "no class was known before"
         return f"classes: {kept}; {some(self.started, 10)} start{'s' * (len(self.started) == 1)} anew"
 
@@ -49,21 +53,25 @@ def carry_classes(config: Config, tensors: dict[str, Tensor], class_names: Seque
         class_names: the new classes.
         names_known: whether `config.class_names` came with the file.
     """
+    check_names(class_names)
     old, new = config.class_names, tuple(class_names)
     changed = config.replace({"class_names": new})
-    kept = tuple(name for name in new if name in old)
-    if new == old or (len(new) == len(old) and not names_known and not kept):
+    numbered = all(name == f"class {i}" for i, name in enumerate(old))  # by an importer, for want of names
+    kept = () if numbered else tuple(name for name in new if name in old)
+    if new == old:
         return Carried(changed, tensors, new, ())
-    numbered = all(name == f"class {i}" for i, name in enumerate(old))
-    if numbered and not names_known:
-        kept = ()
+    if len(new) == len(old) and not kept and (numbered or not names_known):
+        return Carried(changed, tensors, new, (), renamed=True)
     tensors = dict(tensors)
     source = torch.tensor([old.index(name) if name in kept else -1 for name in new])
+    agnostic = {"box_head.box_deltas": config.box.class_agnostic, "mask_head.predictor": config.mask.class_agnostic}
     for layer, rows in ROWS.items():
         for suffix in ("weight", "bias"):
             key = f"{layer}.{suffix}"
-            if key not in tensors or len(tensors[key]) < rows * len(old):  # no such head, or one for all classes
+            if key not in tensors or agnostic.get(layer):
                 continue
+            if tensors[key].dim() == 0 or len(tensors[key]) < rows * len(old):
+                continue  # that it does not fit is told later
             per_class = tensors[key][: rows * len(old)].reshape(len(old), rows, *tensors[key].shape[1:])
             fresh = per_class.new_zeros(len(new), *per_class.shape[1:])
             if suffix == "weight":

@@ -102,7 +102,7 @@ def read_backbone(config: Config) -> Start:
     _check_architecture(tensors, config)
     changes = {f"{section}.{name}": value for section, fields in dialect.items() for name, value in fields.items()}
     if config.backbone.kind == "vgg":
-        changes = {key: value for key, value in changes.items() if key in ("backbone.norm_eps",) or key[0] == "i"}
+        changes = {k: v for k, v in changes.items() if k.startswith("image.") or k == "backbone.norm_eps"}
     return Start(config.replace({**changes, "backbone_weights": None}), _in_place(tensors, config))
 
 
@@ -113,9 +113,12 @@ def convert(tensors: dict[str, Tensor], file: str) -> tuple[Tensors, Dialect]:
         CheckpointError: it is no classifier that we know, or has tensors that none of them has.
     """
     if "stem.conv1.weight" in tensors:
-        return _renamed(tensors, lambda key: renamed(key, DETECTRON2), file), DETECTRON2_TORCHVISION
+        ours = _renamed(tensors, lambda key: renamed(key, DETECTRON2), file)
+        add_statistics(ours)
+        return ours, DETECTRON2_TORCHVISION
     if "conv1_w" in tensors:
         ours = _renamed(tensors, _caffe2_name, file)
+        add_statistics(ours)
         return ours, RESNEXT if resnet(ours)["groups"] > 1 else MSRA
     if any(key.startswith("res2a_branch2a/") for key in tensors):
         ours = _renamed(tensors, _keras_name, file)
@@ -156,20 +159,15 @@ def _renamed(tensors: dict[str, Tensor], name_of: Callable[[str], str | None], f
         if name is None:
             raise CheckpointError(f"{file}: no part of a ResNet corresponds to {key!r}.")
         ours[f"backbone.{name}"] = tensor
-    add_statistics(ours)
     return ours
 
 
 def _caffe2_name(key: str) -> str | None:
     name = renamed(key, CAFFE2)
-    if name is None:
-        return None
+    if name is None or key.endswith("_w"):
+        return name
     layer, _, part = name.rpartition(".")
-    return (
-        name
-        if (part == "weight" and "conv" in layer) or layer.endswith("downsample.0")
-        else (f"{layer}.{CAFFE2_PARTS[part]}" if part in CAFFE2_PARTS else None)
-    )
+    return f"{layer}.{CAFFE2_PARTS[part]}" if part in CAFFE2_PARTS else None
 
 
 def _keras_name(key: str) -> str | None:
@@ -194,7 +192,8 @@ def _vgg(tensors: dict[str, Tensor], file: str) -> Tensors:
 
 
 def _is_conv(tensors: Mapping[str, Tensor], key: str) -> bool:
-    return tensors[f"{key.rsplit('.', 1)[0]}.weight"].dim() == 4
+    weight = tensors.get(f"{key.rsplit('.', 1)[0]}.weight")
+    return weight is not None and weight.dim() == 4
 
 
 def _check_architecture(tensors: Tensors, config: Config) -> None:
@@ -212,9 +211,9 @@ def _check_architecture(tensors: Tensors, config: Config) -> None:
             f" with groups of {held['width_per_group']}" if held["groups"] > 1 else ""
         )
     else:
-        first = tensors["backbone.block1.0.conv.weight"]
+        width = tensors.shape("backbone.block1.0.conv.weight", (64, 3, 3, 3))[0]
         norm = "batch" if "backbone.block1.0.norm.running_mean" in tensors else "none"
-        held, name = {"width": len(first)}, "a VGG-16" + (" with BatchNorm" if norm == "batch" else "")
+        held, name = {"width": width}, "a VGG-16" + (" with BatchNorm" if norm == "batch" else "")
     wrong = {k: v for k, v in held.items() if k != "dilate_c5" and getattr(config.backbone, k) != v}
     fitting = {"batch": ("frozen_batch", "batch"), "frozen_batch": ("frozen_batch", "batch")}.get(norm, (norm,))
     if config.backbone.norm not in fitting:

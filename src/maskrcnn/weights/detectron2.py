@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from maskrcnn.config import Config
+from maskrcnn.errors import CheckpointError
 from maskrcnn.weights.importing import (
     Assumption,
     Imported,
@@ -16,8 +18,10 @@ from maskrcnn.weights.importing import (
     described,
     merged,
     names_for,
+    num_classes_of,
     rename_all,
     renamed,
+    usual,
 )
 
 _BODY = r"backbone\.(?:bottom_up\.)?"
@@ -75,12 +79,11 @@ KEYPOINTS: dict[str, Any] = {
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether the names are those of Detectron2's GeneralizedRCNN on a ResNet."""
-    return "proposal_generator.rpn_head.anchor_deltas.weight" in tensors and any(
-        f"backbone.{prefix}stem.conv1.weight" in tensors for prefix in ("", "bottom_up.")
-    )
+    stem = any(f"backbone.{prefix}stem.conv1.weight" in tensors for prefix in ("", "bottom_up."))
+    return stem and any(key.startswith(("proposal_generator.", "roi_heads.")) for key in tensors)
 
 
-def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) -> Imported:
+def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imported:
     """Return the checkpoint in our terms.
 
     No tensor tells where the bottlenecks halve the map, nor (in newer files) the order and the statistics of the
@@ -90,10 +93,12 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     Raises:
         CheckpointError: a tensor is missing, or the backbone is none of ours.
     """
-    ours, unused = rename_all(tensors, our_name, IGNORED, file)
+    if "roi_heads.box_predictor.0.cls_score.weight" in tensors:
+        raise CheckpointError(f"{file} is a Cascade R-CNN, with three box heads one after the other; ours has one.")
+    ours, unused = rename_all(tensors, our_name, IGNORED, file, partial)
     add_statistics(ours)
     values = architecture(ours)
-    num_classes = len(ours["box_head.class_logits.bias"]) - 1
+    num_classes = num_classes_of(ours)
     num_keypoints = len(values.get("keypoint_names", ()))
     trained_from_scratch = values["fpn"] is not None and values["fpn"]["norm"] != "none"
     if trained_from_scratch and values["backbone"]["norm"] == "frozen_batch":
@@ -102,15 +107,17 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
         if values.get(section) and values[section]["norm"] == "frozen_batch":
             values[section]["norm"] = "batch"
     values["backbone"]["frozen_stages"] = 0 if trained_from_scratch else 2
-    image, assumed = _pixels(tensors, values["backbone"])
+    image, assumed = _pixels(tensors, values["backbone"], file)
     values["backbone"]["stride_in_1x1"] = assumed[0].value
     dialect = merged({"class_names": names_for(num_classes, num_keypoints)}, DIALECT, {"image": image})
     if num_keypoints:
         dialect = merged(dialect, KEYPOINTS)
     if values["fpn"] is None:
         dialect = merged(dialect, WITHOUT_FPN)
-    config = Config.build(merged(dialect, values))
-    return Imported(f"Detectron2's {described(config)}", config, ours, unused, assumed, names_known=False)
+    anchors = _stored_anchors(tensors)
+    config = Config.build(merged(dialect, values, anchors))
+    assumed += [a for a in usual(config, "Detectron2") if not (anchors and a.field == "anchors.sizes")]
+    return Imported(file, f"Detectron2's {described(config)}", config, ours, unused, assumed, names_known=False)
 
 
 def our_name(key: str) -> str | None:
@@ -123,10 +130,32 @@ def our_name(key: str) -> str | None:
     return renamed(key, RENAMES)
 
 
-def _pixels(tensors: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:
+def _stored_anchors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return sizes and ratios of the anchors that older files hold, level by level."""
+    levels = sorted(key for key in tensors if re.fullmatch(IGNORED[0], key))
+    sizes, ratios = [], []
+    for key in levels:
+        boxes = tensors[key].double()
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            return {}
+        sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
+        sizes.append(tuple(dict.fromkeys(round(v, 2) for v in sides.prod(1).sqrt().tolist())))
+        ratios.append(tuple(dict.fromkeys(round(v, 2) for v in (sides[:, 1] / sides[:, 0]).tolist())))
+        if len(sizes[-1]) * len(ratios[-1]) != len(boxes):
+            return {}
+    if len(set(ratios)) != 1:
+        return {}
+    return {"anchors": {"sizes": tuple(sizes), "ratios": ratios[0]}}
+
+
+def _pixels(
+    tensors: Mapping[str, Tensor], backbone: Mapping[str, Any], file: str
+) -> tuple[dict[str, Any], list[Assumption]]:
     """Return the pixel statistics, and what of them and of the stride is assumed (the stride first)."""
     if "pixel_std" in tensors and "pixel_mean" in tensors:
         mean, std = (tuple(round(float(v), 4) for v in tensors[k].flatten()) for k in ("pixel_mean", "pixel_std"))
+        if len(mean) != 3 or len(std) != 3 or not all(v > 0 for v in std):
+            raise CheckpointError(f"{file}: pixel_mean and pixel_std must be three numbers; got {mean} and {std}.")
         divided = std != (1.0, 1.0, 1.0)
         order = "bgr" if mean[0] < mean[-1] else "rgb"
         why = "the file divides pixels by their deviation, as torchvision does" if divided else "as MSRA's ResNets"

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, ConfigError, InputError, did_you_mean
+from maskrcnn.errors import CheckpointError, ConfigError, InputError, counted, did_you_mean
 from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
-from maskrcnn.weights.classes import carry_classes
+from maskrcnn.weights.classes import Carried, carry_classes
 from maskrcnn.weights.importing import Imported, described, some
 from maskrcnn.weights.read import as_tensors, read
 from maskrcnn.weights.releases import of_file
@@ -65,65 +65,85 @@ def load(
         ConfigError: an override is unknown or out of range.
         InputError: there is no such format.
     """
-    name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
-    if (overrides or {}).get("backbone_weights") is not None:
-        raise ConfigError("backbone_weights starts a new network; these weights bring their own backbone.")
-    imported = import_weights(source, format)
-    open_questions = [a for a in imported.assumed if a.field not in (overrides or {})]
-    if open_questions:
-        told = "; ".join(map(str, open_questions))
-        logger.warning(
-            "%s is %s. No tensor tells, and so is assumed: %s. To change it, override.", name, imported.kind, told
-        )
+    imported = import_weights(source, format, partial)
+    changed = adapt(imported, class_names, overrides)
+    if imported.assumed:
+        told = "; ".join(f"{a.field} = {_plain(a.value)}" for a in imported.assumed)
+        logger.warning("%s is %s. Assumed, since no tensor tells: %s.", imported.file, imported.kind, told)
     if imported.unused:
-        logger.warning("%s: no part of the network takes %s.", name, some(imported.unused))
-    if class_names is not None:
-        carried = carry_classes(imported.config, imported.tensors, class_names, imported.names_known)
-        imported.config, imported.tensors = carried.config, carried.tensors
-        if carried.started:
-            logger.warning("%s: %s.", name, carried.said())
-    imported.config = imported.config.replace(overrides or {})
-    model, missing = build(imported, name, partial)
+        logger.warning("%s: no part of the network takes %s.", imported.file, some(imported.unused))
+    if changed is not None and (changed.started or changed.renamed):
+        logger.warning("%s: %s.", imported.file, changed.said())
+    model, missing = build(imported, partial)
     if missing:
-        logger.warning("%s: from random weights start %s.", name, some(missing))
+        logger.warning("%s: from random weights start %s.", imported.file, some(missing))
     return model
 
 
 def import_weights(
-    source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray], format: str | None = None
+    source: str | os.PathLike[str] | Mapping[str, Tensor | np.ndarray],
+    format: str | None = None,
+    partial: bool = False,
 ) -> Imported:
     """Return what a weights file or mapping holds, in our terms; see `load` for arguments and errors."""
     if format is not None and format not in FORMATS:
-        hint = did_you_mean(format, list(FORMATS))
+        hint = did_you_mean(str(format), list(FORMATS))
         raise InputError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.{hint}")
-    name = "the mapping" if isinstance(source, Mapping) else os.fspath(source)
+    if not isinstance(source, (str, os.PathLike, Mapping)):
+        hint = " For a network pass its state_dict()." if isinstance(source, torch.nn.Module) else ""
+        raise InputError(f"weights must be a path or a mapping of tensors; got {type(source).__name__}.{hint}")
     metadata: Mapping[str, str] = {}
     if isinstance(source, Mapping):
-        tensors = as_tensors(source)
+        name, release = "the mapping", None
+        # A copy: the network must not share its memory with whoever holds the mapping.
+        tensors = {key: tensor.clone() for key, tensor in as_tensors(source).items()}
     else:
-        tensors, metadata, _ = read(Path(source).expanduser())
+        path = Path(source).expanduser()
+        name, (tensors, metadata, _) = os.fspath(source), read(path)
+        release = of_file(path)
     format = format or _recognise(tensors, metadata, name)
-    if format != "maskrcnn":
-        imported: Imported = IMPORTERS[format].convert(tensors, name, metadata)
-        return imported if isinstance(source, Mapping) else _as_released(imported, Path(source).expanduser())
-    if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{name} holds no configuration: it was not written by maskrcnn's save.")
-    # A path that a stranger's file names is never opened.
-    config = _stored_config(metadata[METADATA_KEY], name).replace({"backbone_weights": None})
-    return Imported(f"our {described(config)}", config, tensors)
-
-
-def _as_released(imported: Imported, path: Path) -> Imported:
-    """Return the same with nothing left to assume, if the file is one that its publisher released."""
-    release = of_file(path)
-    if release is not None:
+    if format == "maskrcnn":
+        return _ours(tensors, metadata, name)
+    if not IMPORTERS[format].recognises(tensors):
+        raise CheckpointError(f"{name} is not of {format}: its tensors are called {some(list(tensors))}.")
+    imported: Imported = IMPORTERS[format].convert(tensors, name, partial)
+    if release is not None:  # nothing is left to assume
         imported.kind += f", released as {release.name}"
         imported.config = imported.config.replace(dict(release.overrides))
         imported.assumed, imported.names_known = [], True
     return imported
 
 
-def build(imported: Imported, name: str, partial: bool = False) -> tuple[MaskRCNN, list[str]]:
+def adapt(imported: Imported, class_names: Sequence[str] | None, overrides: Mapping[str, Any] | None) -> Carried | None:
+    """Give imported weights other classes and fields; return what became of the classes, if they were given.
+
+    Raises:
+        ConfigError: a field is unknown or cannot be overridden here.
+    """
+    changes = overrides or {}
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"overrides must map fields to values, as {{'box.score_threshold': 0.3}}; got {changes!r}.")
+    if changes.get("backbone_weights") is not None:
+        raise ConfigError("backbone_weights starts a new network; these weights bring their own backbone.")
+    names = changes.get("class_names")
+    if names is not None and (class_names is not None or len(names) != imported.config.num_classes):
+        raise ConfigError(
+            f"overriding class_names renames the {counted(imported.config.num_classes, 'class')} that there are; for "
+            "other classes pass class_names= to load, or --classes to convert."
+        )
+    carried = None
+    if class_names is not None:
+        carried = carry_classes(imported.config, imported.tensors, class_names, imported.names_known)
+        imported.config, imported.tensors = carried.config, carried.tensors
+    imported.config = imported.config.replace(changes)
+    imported.assumed = [a for a in imported.assumed if a.field not in changes]
+    for head, there in (("mask_head.", imported.config.masks), ("keypoint_head.", imported.config.keypoint_names)):
+        if not there:
+            imported.tensors = {k: v for k, v in imported.tensors.items() if not k.startswith(head)}
+    return carried
+
+
+def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str]]:
     """Return the network with its weights, in eval mode, and the tensors that the file lacked.
 
     The network takes over the tensors as they are, without a copy, where their type is that of its own.
@@ -135,12 +155,12 @@ def build(imported: Imported, name: str, partial: bool = False) -> tuple[MaskRCN
 
     with torch.device("meta"):  # neither memory nor time for weights that are replaced
         model = MaskRCNN(imported.config)
-    tensors, wanted = imported.tensors, model.state_dict()
+    name, tensors, wanted = imported.file, imported.tensors, model.state_dict()
     counters = {k: torch.zeros_like(v, device="cpu") for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
     tensors = {**counters, **tensors}
     missing = [k for k in wanted if k not in tensors]
     if missing and not partial:
-        raise CheckpointError(f"{name} lacks: {some(missing)}.")
+        raise CheckpointError(f"{name} lacks: {some(missing)}. partial=True (--partial) starts them anew.")
     wrong = [
         f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
         for k, v in wanted.items()
@@ -149,7 +169,7 @@ def build(imported: Imported, name: str, partial: bool = False) -> tuple[MaskRCN
     if wrong:
         raise CheckpointError(f"{name} does not fit: {some(wrong)}.")
     unknown = [k for k in tensors if k not in wanted]
-    if unknown and imported.kind.startswith("our "):
+    if unknown and imported.ours:
         raise CheckpointError(f"{name} has unknown tensors: {some(unknown)}.")
     if missing:
         tensors = {**MaskRCNN(imported.config).state_dict(), **tensors}
@@ -198,8 +218,16 @@ def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name:
     )
 
 
-def _stored_config(text: str, name: str) -> Config:
+def _ours(tensors: dict[str, Tensor], metadata: Mapping[str, str], name: str) -> Imported:
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"{name} holds no configuration: it was not written by maskrcnn's save.")
     try:
-        return Config.from_json(text)
+        config = Config.from_json(metadata[METADATA_KEY])
     except ConfigError as e:
         raise CheckpointError(f"{name} holds a configuration this version does not understand: {e}") from None
+    config = config.replace({"backbone_weights": None})  # a path that a stranger's file names is never opened
+    return Imported(name, f"our {described(config)}", config, tensors, ours=True)
+
+
+def _plain(value: object) -> str:
+    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, tuple) else f"{value}"

@@ -43,6 +43,8 @@ class Assumption:
 class Imported:
     """A checkpoint in our terms."""
 
+    file: str
+    """What errors and messages call it."""
     kind: str
     """What it is, in words: implementation and network."""
     config: Config
@@ -53,17 +55,29 @@ class Imported:
     assumed: list[Assumption] = field(default_factory=list)
     names_known: bool = True
     """Whether the class names come with the file; else they are COCO's by number, or mere numbers."""
+    ours: bool = False
+    """Whether we wrote it: then every tensor must have its place."""
 
 
 class Tensors(dict[str, Tensor]):
-    """Tensors by our names; one that is missing is a fault of the file."""
+    """Tensors by our names; one that is missing is a fault of the file, unless parts of it may be missing."""
 
-    def __init__(self, file: str, tensors: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, file: str, tensors: Mapping[str, Tensor] | None = None, partial: bool = False) -> None:
         super().__init__(tensors or {})
         self.file = file
+        self.partial = partial
 
     def __missing__(self, key: str) -> Tensor:
         raise CheckpointError(f"{self.file} lacks: {key}.")
+
+    def shape(self, key: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a tensor that must have as many axes as `otherwise`; that where it may be missing."""
+        if key not in self and self.partial:
+            return otherwise
+        found = tuple(self[key].shape)
+        if len(found) != len(otherwise):
+            raise CheckpointError(f"{self.file}: {key} must have {len(otherwise)} axes; it is {list(found)}.")
+        return found
 
     def count(self, prefix: str) -> int:
         """Return how many numbered parts there are under a name."""
@@ -86,7 +100,11 @@ def renamed(key: str, renames: Renames) -> str | None:
 
 
 def rename_all(
-    tensors: Mapping[str, Tensor], name_of: Callable[[str], str | None], ignored: Iterable[str], file: str
+    tensors: Mapping[str, Tensor],
+    name_of: Callable[[str], str | None],
+    ignored: Iterable[str],
+    file: str,
+    partial: bool = False,
 ) -> tuple[Tensors, list[str]]:
     """Return the tensors under our names, and the names of those that have none.
 
@@ -95,8 +113,9 @@ def rename_all(
         name_of: gives our name, or None.
         ignored: patterns of names without ours that every such file may hold, as stored anchors.
         file: its name, for errors.
+        partial: whether parts may be missing.
     """
-    ours, unused = Tensors(file), []
+    ours, unused = Tensors(file, partial=partial), []
     for key, tensor in tensors.items():
         name = name_of(key)
         if name is not None:
@@ -112,54 +131,57 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
     Raises:
         CheckpointError: a tensor is missing, or the network is none of ours.
     """
-    class_logits, box_deltas = tensors["box_head.class_logits.weight"], tensors["box_head.box_deltas.weight"]
-    num_classes = len(class_logits) - 1
-    masks = any(key.startswith("mask_head.") for key in tensors)
+    backbone = resnet(tensors)
+    c2 = backbone["width"] * (4 if backbone["depth"] >= 50 else 1)
     has_fpn = any(key.startswith("fpn.") for key in tensors)
-    fcs = tensors.count("box_head.fcs")
-    convs = tensors.count("box_head.convs")
+    channels = tensors.shape("fpn.output2.conv.weight", (256, 256, 3, 3))[0] if has_fpn else c2 * 4
+    fcs, convs = tensors.count("box_head.fcs"), tensors.count("box_head.convs")
+    classes = tensors.shape("box_head.class_logits.weight", (2, 1024))[0] - 1
+    deltas = tensors.shape("box_head.box_deltas.weight", (4 * classes, 1024))[0]
+    rpn_shape = tensors.shape("rpn.convs.0.weight", (channels, channels, 3, 3))
     values: dict[str, Any] = {
-        "masks": masks,
+        "masks": any(key.startswith("mask_head.") for key in tensors),
         "backbone": {
             **{"kind": "resnet", "dilate_c5": not has_fpn and "backbone.layer4.0.conv1.weight" in tensors},
-            **resnet(tensors),
+            **backbone,
         },
-        "fpn": None,
-        "rpn": {"num_convs": tensors.count("rpn.convs"), "channels": len(tensors["rpn.convs.0.weight"])},
+        "fpn": {"channels": channels, "norm": norm_of(tensors, "fpn.output2.norm")} if has_fpn else None,
+        "rpn": {"num_convs": max(tensors.count("rpn.convs"), 1), "channels": rpn_shape[0]},
         "box": {
             "num_convs": convs,
             "num_fcs": fcs,
             "norm": norm_of(tensors, "box_head.convs.0.norm"),
-            "class_agnostic": num_classes > 1 and len(box_deltas) == 4,
+            "class_agnostic": classes > 1 and deltas == 4,
+            "pool_size": 14,
         },
     }
-    if has_fpn:
-        channels = len(tensors["fpn.output2.conv.weight"])
-        values["fpn"] = {"channels": channels, "norm": norm_of(tensors, "fpn.output2.norm")}
-    else:
+    if not has_fpn:
         values["anchors"] = {"sizes": ((32, 64, 128, 256, 512),)}
     if convs:
-        values["box"]["conv_channels"] = len(tensors["box_head.convs.0.conv.weight"])
-    if fcs:
-        crop_channels = values["box"].get("conv_channels") or tensors["rpn.convs.0.weight"].shape[1]
-        first = tensors["box_head.fcs.0.weight"]
-        values["box"]["fc_channels"] = len(first)
-        values["box"]["pool_size"] = max(round((first.shape[1] / crop_channels) ** 0.5), 1)
-    else:
-        values["box"]["pool_size"] = 14
+        values["box"]["conv_channels"] = tensors.shape("box_head.convs.0.conv.weight", (256, channels, 3, 3))[0]
+    if fcs or (tensors.partial and has_fpn):
+        crop_channels = values["box"].get("conv_channels") or rpn_shape[1]
+        width, inputs = tensors.shape("box_head.fcs.0.weight", (1024, crop_channels * 49))
+        pool_size = max(round((inputs / crop_channels) ** 0.5), 1)
+        values["box"] |= {"fc_channels": width, "pool_size": pool_size, "num_fcs": fcs or (1 if convs else 2)}
     if any(key.startswith("keypoint_head.") for key in tensors):
-        deconv = tensors["keypoint_head.deconv.weight"]
-        values |= keypoints_for(deconv.shape[1])
-        values["keypoint"] |= {"num_convs": tensors.count("keypoint_head.convs"), "channels": len(deconv)}
-    if masks:
-        predictor = tensors["mask_head.predictor.weight"]
+        inputs, count = tensors.shape("keypoint_head.deconv.weight", (512, 17, 4, 4))[:2]
+        values |= keypoints_for(count)
+        values["keypoint"] |= {"num_convs": tensors.count("keypoint_head.convs"), "channels": inputs}
+    if values["masks"]:
+        rows, inputs = tensors.shape("mask_head.predictor.weight", (classes, 256, 1, 1))[:2]
         values["mask"] = {
             "num_convs": tensors.count("mask_head.convs"),
-            "channels": predictor.shape[1],
+            "channels": inputs,
             "norm": norm_of(tensors, "mask_head.convs.0.norm"),
-            "class_agnostic": num_classes > 1 and len(predictor) == 1,
+            "class_agnostic": classes > 1 and rows == 1,
         }
     return values
+
+
+def num_classes_of(tensors: Tensors) -> int:
+    """Return the number of classes, background not counted."""
+    return tensors.shape("box_head.class_logits.weight", (2, 1024))[0] - 1
 
 
 def resnet(tensors: Tensors) -> dict[str, Any]:
@@ -173,8 +195,8 @@ def resnet(tensors: Tensors) -> dict[str, Any]:
         raise CheckpointError(
             f"{tensors.file}: a ResNet with {blocks} blocks in its fourth stage is none of 18, 34, 50, 101 and 152."
         )
-    width = len(tensors["backbone.conv1.weight"])
-    inner, per_group = tensors["backbone.layer1.0.conv2.weight"].shape[:2]
+    width = tensors.shape("backbone.conv1.weight", (64, 3, 7, 7))[0]
+    inner, per_group = tensors.shape("backbone.layer1.0.conv2.weight", (width, width, 3, 3))[:2]
     groups = inner // per_group if bottleneck else 1
     return {
         "depth": DEPTHS[blocks, bottleneck],
@@ -211,18 +233,25 @@ def norm_of(tensors: Mapping[str, Tensor], layer: str) -> str:
     return "group" if f"{layer}.weight" in tensors else "none"
 
 
-def background_to_end(tensors: Tensors, masks: bool = True) -> None:
+def background_to_end(tensors: Tensors) -> None:
     """Move background from the first class channel to the last, and drop its box deltas and mask."""
-    num_classes = len(tensors["box_head.class_logits.weight"])
+    rows = num_classes_of(tensors) + 1
     for suffix in ("weight", "bias"):
-        logits = tensors[f"box_head.class_logits.{suffix}"]
-        tensors[f"box_head.class_logits.{suffix}"] = logits.roll(-1, 0)
-        deltas = tensors[f"box_head.box_deltas.{suffix}"]
-        if len(deltas) == 4 * num_classes:
-            tensors[f"box_head.box_deltas.{suffix}"] = deltas[4:]
-        mask = tensors.get(f"mask_head.predictor.{suffix}") if masks else None
-        if mask is not None and len(mask) == num_classes:
-            tensors[f"mask_head.predictor.{suffix}"] = mask[1:]
+        for layer, each in (("box_head.class_logits", 1), ("box_head.box_deltas", 4), ("mask_head.predictor", 1)):
+            key = f"{layer}.{suffix}"
+            if key not in tensors or tensors[key].dim() == 0 or len(tensors[key]) != each * rows:
+                continue  # missing, or one for all classes
+            tensors[key] = tensors[key].roll(-1, 0) if layer == "box_head.class_logits" else tensors[key][each:]
+
+
+def usual(config: Config, who: str) -> list[Assumption]:
+    """Return what no tensor of any implementation tells: sizes of images and anchors."""
+    fields = {
+        "image.min_size": config.image.min_size,
+        "image.max_size": config.image.max_size,
+        "anchors.sizes": config.anchors.sizes,
+    }
+    return [Assumption(field, value, f"{who}'s default") for field, value in fields.items()]
 
 
 def keypoints_for(count: int) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from maskrcnn.weights.importing import (
     described,
     merged,
     names_for,
+    num_classes_of,
     rename_all,
     renamed,
+    usual,
 )
 
 RENAMES = (
@@ -68,10 +70,12 @@ WITHOUT_FPN: dict[str, Any] = {
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether the names are those of maskrcnn-benchmark's GeneralizedRCNN on a ResNet."""
-    return "backbone.body.stem.conv1.weight" in tensors and "rpn.head.bbox_pred.weight" in tensors
+    return "backbone.body.stem.conv1.weight" in tensors and any(
+        key.startswith(("rpn.head.", "roi_heads.")) for key in tensors
+    )
 
 
-def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) -> Imported:
+def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imported:
     """Return the checkpoint in our terms.
 
     Where the bottlenecks halve the map is assumed: in the 3 × 3 for ResNeXt, in the 1 × 1 otherwise, as in its
@@ -80,10 +84,10 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     Raises:
         CheckpointError: a tensor is missing, or the backbone is none of ours.
     """
-    ours, unused = rename_all(tensors, our_name, IGNORED, file)
+    ours, unused = rename_all(tensors, our_name, IGNORED, file, partial)
     background_to_end(ours)
     values = architecture(ours)
-    num_classes = len(ours["box_head.class_logits.bias"]) - 1
+    num_classes = num_classes_of(ours)
     resnext = values["backbone"]["groups"] > 1
     why = "as its ResNeXt" if resnext else "as its ResNets, which are MSRA's"
     assumed = [Assumption("backbone.stride_in_1x1", not resnext, why)]
@@ -93,7 +97,8 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
         dialect = merged(dialect, WITHOUT_FPN)
         _size_major(ours, len(values["anchors"]["sizes"][0]))
     config = Config.build(merged(dialect, values))
-    return Imported(f"maskrcnn-benchmark's {described(config)}", config, ours, unused, assumed, names_known=False)
+    assumed += usual(config, "maskrcnn-benchmark")
+    return Imported(file, f"maskrcnn-benchmark's {described(config)}", config, ours, unused, assumed, names_known=False)
 
 
 def our_name(key: str) -> str | None:
@@ -110,6 +115,8 @@ def _size_major(tensors: Tensors, sizes: int) -> None:
     """Order the RPN's channels by size, then ratio; Detectron 1 has them by ratio, then size."""
     for name, numbers in (("objectness", 1), ("deltas", 4)):
         for suffix in ("weight", "bias"):
-            tensor = tensors[f"rpn.{name}.{suffix}"]
+            tensor = tensors.get(f"rpn.{name}.{suffix}")
+            if tensor is None or tensor.dim() == 0 or len(tensor) % (sizes * numbers):
+                continue  # what is missing, or does not fit, is told later
             split = tensor.reshape(-1, sizes, numbers, *tensor.shape[1:])
             tensors[f"rpn.{name}.{suffix}"] = split.transpose(0, 1).reshape(tensor.shape)

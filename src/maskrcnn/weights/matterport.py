@@ -22,6 +22,7 @@ from maskrcnn.weights.importing import (
     described,
     merged,
     names_for,
+    num_classes_of,
     renamed,
 )
 
@@ -125,10 +126,10 @@ ASSUMED = (
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether the names are those of Matterport's model."""
-    return "mrcnn_bbox_fc/mrcnn_bbox_fc/kernel:0" in tensors and "conv1/conv1/kernel:0" in tensors
+    return "conv1/conv1/kernel:0" in tensors and any(key.startswith(("mrcnn_", "rpn_model/")) for key in tensors)
 
 
-def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) -> Imported:
+def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imported:
     """Return the checkpoint in our terms, exactly: only parameters are written differently.
 
     The bias of a convolution before a norm goes into the norm's mean; the norms of the box head, whose convolutions
@@ -138,7 +139,7 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     Raises:
         CheckpointError: a tensor is missing, or the backbone is none of ours.
     """
-    ours, unused = Tensors(file), []
+    ours, unused = Tensors(file, partial=partial), []
     for key in list(tensors):
         name = our_name(key)
         if name is None:
@@ -149,9 +150,8 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     fold_biases(ours)
     _rpn_to_ours(ours)
     background_to_end(ours)
-    num_classes = len(ours["box_head.class_logits.bias"]) - 1
-    config = Config.build(merged({"class_names": names_for(num_classes)}, DIALECT, architecture(ours)))
-    return Imported(f"Matterport's {described(config)}", config, ours, unused, list(ASSUMED), names_known=False)
+    config = Config.build(merged({"class_names": names_for(num_classes_of(ours))}, DIALECT, architecture(ours)))
+    return Imported(file, f"Matterport's {described(config)}", config, ours, unused, list(ASSUMED), names_known=False)
 
 
 def our_name(key: str) -> str | None:
@@ -183,6 +183,8 @@ def _merge_box_head(tensors: Tensors) -> None:
     for number in range(tensors.count("box_head.norms")):
         norm = {part: tensors.pop(f"box_head.norms.{number}.{part}") for part in dict.fromkeys(PARTS.values())}
         scale = norm["weight"] / (norm["running_var"] + NORM_EPS).sqrt()
+        if tensors.partial and f"box_head.fcs.{number}.weight" not in tensors:
+            continue
         weight, bias = tensors[f"box_head.fcs.{number}.weight"], tensors[f"box_head.fcs.{number}.bias"]
         tensors[f"box_head.fcs.{number}.weight"] = weight.flatten(1).mul_(scale[:, None])
         tensors[f"box_head.fcs.{number}.bias"] = (bias - norm["running_mean"]) * scale + norm["bias"]
@@ -198,6 +200,8 @@ def fold_biases(tensors: Tensors) -> None:
             (r"\.norm$", ".conv"),
         ):
             conv = re.sub(norm_name, conv_name, conv)
+        if tensors.partial and f"{conv}.bias" not in tensors:
+            continue
         tensors[key] = tensors[key] - tensors[f"{conv}.bias"]
         del tensors[f"{conv}.bias"]
 
@@ -205,9 +209,12 @@ def fold_biases(tensors: Tensors) -> None:
 def _rpn_to_ours(tensors: Tensors) -> None:
     """Take foreground − background as the logit, whose sigmoid is their softmax; deltas as (x, y, w, h)."""
     for suffix in ("weight", "bias"):
-        both = tensors[f"rpn.objectness.{suffix}"]
-        tensors[f"rpn.objectness.{suffix}"] = both[1::2] - both[::2]
+        both = tensors.get(f"rpn.objectness.{suffix}")
+        if both is not None and both.dim() and len(both) % 2 == 0:
+            tensors[f"rpn.objectness.{suffix}"] = both[1::2] - both[::2]
         for name in ("rpn.deltas", "box_head.box_deltas"):
-            deltas = tensors[f"{name}.{suffix}"]
+            deltas = tensors.get(f"{name}.{suffix}")
+            if deltas is None or deltas.dim() == 0 or len(deltas) % 4:
+                continue  # what is missing, or does not fit, is told later
             swapped = deltas.reshape(-1, 4, *deltas.shape[1:])[:, [1, 0, 3, 2]]
             tensors[f"{name}.{suffix}"] = swapped.flatten(0, 1)

@@ -34,7 +34,7 @@ def pretrained(
         InputError: there is no such name, or it is a classifier.
         DownloadError: the file cannot be fetched, or is not the one that was published.
     """
-    release = find(name)
+    release = find(str(name))
     if release.classifier:
         raise InputError(
             f"{name} is an image classifier, which can start a backbone: pass it as the configuration's "

@@ -17,11 +17,11 @@ from maskrcnn.weights.importing import (
     described,
     merged,
     names_for,
+    num_classes_of,
     rename_all,
     renamed,
+    usual,
 )
-
-CLASSES = "roi_heads.box_predictor.cls_score.weight"
 
 RENAMES = (
     (r"backbone\.body\.(.*)", r"backbone.\1"),
@@ -52,16 +52,16 @@ DIALECT: dict[str, Any] = {
     "anchors": {"rounding": "corners", "stride": "measured"},
     "roi_align": {"aligned": False},
     "mask": {"paste": "integer_box", "binary_targets": False},
-    "keypoint": {"scores": "logit"},
+    "keypoint": {"scores": "logit", "pixel_offset": 0.0},
 }
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether the names are those of torchvision's two-stage detectors on ResNet-FPN."""
-    return CLASSES in tensors and "backbone.body.conv1.weight" in tensors
+    return "backbone.body.conv1.weight" in tensors and any(k.startswith(("rpn.head.", "roi_heads.")) for k in tensors)
 
 
-def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) -> Imported:
+def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imported:
     """Return the checkpoint in our terms.
 
     Which eps the frozen norms ran with no tensor tells: 0 is assumed for the 91 classes of the released
@@ -71,10 +71,10 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
     Raises:
         CheckpointError: a tensor is missing, or the backbone is none of ours.
     """
-    ours, unused = rename_all(tensors, our_name, (), file)
+    ours, unused = rename_all(tensors, our_name, (), file, partial)
     background_to_end(ours)
     values = architecture(ours)
-    num_classes = len(ours["box_head.class_logits.bias"]) - 1
+    num_classes = num_classes_of(ours)
     num_keypoints = len(values.get("keypoint_names", ()))
     assumed = []
     if values["backbone"]["norm"] == "frozen_batch":
@@ -84,7 +84,8 @@ def convert(tensors: dict[str, Tensor], file: str, metadata: Mapping[str, str]) 
         assumed.append(Assumption("backbone.norm_eps", 0.0 if released else 1e-5, why))
         values["backbone"]["norm_eps"] = assumed[0].value
     config = Config.build(merged({"class_names": names_for(num_classes, num_keypoints)}, DIALECT, values))
-    return Imported(f"torchvision's {described(config)}", config, ours, unused, assumed, names_known=False)
+    assumed += usual(config, "torchvision")
+    return Imported(file, f"torchvision's {described(config)}", config, ours, unused, assumed, names_known=False)
 
 
 def our_name(key: str) -> str | None:
