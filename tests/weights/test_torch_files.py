@@ -94,6 +94,13 @@ def beyond(data):
     return bytes(whole)
 
 
+def before(data):
+    """An archive that claims to begin 2 GB before the file; the directory is looked for from the end."""
+    whole = bytearray(zip_around(data))
+    whole[-6:-2] = struct.pack("<I", 2**31 - 1)
+    return bytes(whole)
+
+
 def huge_directory(data):
     whole = bytearray(zip_around(data))
     whole[-10:-6] = struct.pack("<I", 2**31 - 1)
@@ -123,6 +130,7 @@ ARCHIVES = {
     "bomb": (lambda _: compressed(b"\x80\x02" + b"N" * 10_000_000), "compressed entry"),
     "overlapping": (overlapping, "entries that overlap|is damaged"),
     "beyond": (beyond, "is damaged or cut short"),
+    "before": (before, "is damaged or cut short"),
     "huge directory": (huge_directory, "directory of 2,147,483,647 bytes"),
     "TorchScript": (script, "is a TorchScript archive, a program"),
     "another zip": (other_zip, "without a checkpoint's data.pkl; if weights are packed in it, unpack it"),

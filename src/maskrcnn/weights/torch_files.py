@@ -92,7 +92,7 @@ def _find_pickle(path: Path, file: BinaryIO) -> tuple[int, int]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error):
         raise DamagedError from None
     names = [entry.filename for entry in entries]
     pickles = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
@@ -110,7 +110,7 @@ def _find_pickle(path: Path, file: BinaryIO) -> tuple[int, int]:
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
             raise RefusedError(f"has the compressed entry {entry.filename[:100]!r}; PyTorch writes none")
-        if entry.header_offset + entry.file_size > size:
+        if not 0 <= entry.header_offset <= size - entry.file_size:
             raise DamagedError
     if sum(entry.file_size for entry in entries) > size:
         raise RefusedError("is a zip archive with entries that overlap")
