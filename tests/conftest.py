@@ -40,3 +40,12 @@ def shared():
     if not folder.is_dir():
         pytest.skip("the folder ../shared with reference runs and photographs is not there")
     return folder
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Turn the run-time checks off, for arguments of a wrong type: what users, who have none, are told of them."""
+    if CHECKS:
+        from jaxtyping import config
+
+        monkeypatch.setattr(config, "jaxtyping_disable", True)

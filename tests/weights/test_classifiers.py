@@ -54,9 +54,13 @@ def test_norms_may_be_trained_ones(tmp_path):
 
 
 def test_a_group_norm_is_one(tmp_path):
-    state = {key: tensor for key, tensor in reference.state(50).items() if "running" not in key and "tracked" not in key}
+    state = {
+        key: tensor for key, tensor in reference.state(50).items() if "running" not in key and "tracked" not in key
+    }
     torch.save(state, tmp_path / "gn.pth")
-    assert torch.equal(network(tmp_path / "gn.pth", **{"backbone.norm": "group"}).backbone.bn1.weight, state["bn1.weight"])
+    assert torch.equal(
+        network(tmp_path / "gn.pth", **{"backbone.norm": "group"}).backbone.bn1.weight, state["bn1.weight"]
+    )
     with pytest.raises(CheckpointError, match=r"set backbone\.norm to group"):
         network(tmp_path / "gn.pth")
 

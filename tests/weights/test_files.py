@@ -97,6 +97,7 @@ def test_a_head_can_be_left_out(tmp_path, head):
     ],
     ids=["none", "module", "format", "other format", "overrides", "text", "blank", "rename to fewer", "twice"],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_arguments_of_load(saved, source, options, error, said):
     with pytest.raises(error, match=said):
         maskrcnn.load(saved if source == "SAVED" else source, **options)

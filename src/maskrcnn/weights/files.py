@@ -160,7 +160,7 @@ def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str
     tensors = {**counters, **tensors}
     missing = [k for k in wanted if k not in tensors]
     if missing and not partial:
-        raise CheckpointError(f"{name} lacks: {some(missing)}. partial=True (--partial) starts them anew.")
+        raise CheckpointError(f"{name} lacks: {some(missing)}. partial=True (--partial) starts {'them' if len(missing) > 1 else 'it'} anew.")
     wrong = [
         f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
         for k, v in wanted.items()

@@ -22,6 +22,9 @@ from maskrcnn.weights.coco_names import coco_names
 DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 """ResNet depth by blocks in c4 and whether they are bottlenecks."""
 
+PER_CLASS = ("box_head.class_logits.", "box_head.box_deltas.", "mask_head.predictor.")
+"""The layers that have rows for each class."""
+
 Renames = Sequence[tuple[str, str]]
 """Pairs of a pattern for a foreign name and ours; `<1+2>` in ours is the first group plus 2."""
 
@@ -68,7 +71,8 @@ class Tensors(dict[str, Tensor]):
         self.partial = partial
 
     def __missing__(self, key: str) -> Tensor:
-        raise CheckpointError(f"{self.file} lacks: {key}.")
+        hint = "" if self.partial else " partial=True (--partial) starts it anew."
+        raise CheckpointError(f"{self.file} lacks: {key}.{hint}")
 
     def shape(self, key: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a tensor that must have as many axes as `otherwise`; that where it may be missing."""
@@ -122,6 +126,8 @@ def rename_all(
             ours[name] = tensor
         elif not any(re.fullmatch(pattern, key) for pattern in ignored):
             unused.append(key)
+    if partial and "box_head.class_logits.weight" not in ours:  # nothing tells how many classes the others are for
+        ours = Tensors(file, {k: v for k, v in ours.items() if not k.startswith(PER_CLASS)}, partial)
     return ours, unused
 
 
@@ -134,7 +140,10 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
     backbone = resnet(tensors)
     c2 = backbone["width"] * (4 if backbone["depth"] >= 50 else 1)
     has_fpn = any(key.startswith("fpn.") for key in tensors)
-    channels = tensors.shape("fpn.output2.conv.weight", (256, 256, 3, 3))[0] if has_fpn else c2 * 4
+    channels = c2 * 4
+    if has_fpn:
+        lateral = tensors.shape("fpn.lateral2.conv.weight", (256, c2, 1, 1))[0]
+        channels = tensors.shape("fpn.output2.conv.weight", (lateral, lateral, 3, 3))[0]
     fcs, convs = tensors.count("box_head.fcs"), tensors.count("box_head.convs")
     classes = tensors.shape("box_head.class_logits.weight", (2, 1024))[0] - 1
     deltas = tensors.shape("box_head.box_deltas.weight", (4 * classes, 1024))[0]
@@ -169,7 +178,8 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
         values |= keypoints_for(count)
         values["keypoint"] |= {"num_convs": tensors.count("keypoint_head.convs"), "channels": inputs}
     if values["masks"]:
-        rows, inputs = tensors.shape("mask_head.predictor.weight", (classes, 256, 1, 1))[:2]
+        enlarged = tensors.shape("mask_head.deconv.weight", (256, 256, 2, 2))[1]
+        rows, inputs = tensors.shape("mask_head.predictor.weight", (classes, enlarged, 1, 1))[:2]
         values["mask"] = {
             "num_convs": tensors.count("mask_head.convs"),
             "channels": inputs,
