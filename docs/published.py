@@ -17,14 +17,15 @@ def rows(several: list[Release]) -> str:
         figures = [f"{ap:.1f}" if ap is not None else "" for ap in (r.box, r.mask, r.keypoint)]
         size = "" if r.size is None else f"{r.size / 1e6:.0f}"
         check = f"{r.algorithm} {r.digest[:8]}…" if r.digest else "size" if r.size else "none"
-        lines.append(f"| [`{r.name}`]({r.address}) | {' | '.join(figures)} | {size} | {check} | {r.licence} |")
+        cells = [f"[`{r.name}`]({r.address})", str(r.num_classes or ""), *figures, size, check, r.licence]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def table() -> str:
     """Return the table of all releases."""
     every = list(releases().values())
-    head = "| name | box AP | mask AP | keypoint AP | MB | checked by | licence |\n|---|---|---|---|---|---|---|\n"
+    head = f"| name | classes | box AP | mask AP | keypoint AP | MB | checked by | licence |\n{'|---' * 8}|\n"
     detectors, classifiers = ([r for r in every if r.classifier == c] for c in (False, True))
     return f"{head}{rows(detectors)}\n\nClassifiers, for `backbone_weights`:\n\n{head}{rows(classifiers)}\n"
 

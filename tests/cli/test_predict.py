@@ -256,9 +256,22 @@ def test_weights_by_their_published_name(run, cached, album, tmp_path, place_of_
 def test_published_weights_that_are_not_here(run, cached, album, tmp_path):
     status, _, err = run("predict", "-w", "detectron2/mask_rcnn_R_50_FPN_3x", album, "-o", tmp_path / "found")
     assert status == 1
-    assert "By hand: put https://dl.fbaipublicfiles.com/detectron2/COCO-Instance" in words(err)
-    status, _, err = run("predict", "-w", "torchvision/maskrcnn_resnet50_fnp", album)
-    assert status == 2 and "Did you mean 'torchvision/maskrcnn_resnet50_fpn'?" in words(err)
+    assert "By hand: download https://dl.fbaipublicfiles.com/detectron2/COCO-Instance" in words(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-w", "torchvision/maskrcnn_resnet50_fnp"], "Did you mean 'torchvision/maskrcnn_resnet50_fpn'?"),
+        (["torchvision/maskrcnn_resnet50_fnp"], "Did you mean 'torchvision/maskrcnn_resnet50_fpn'?"),
+        (["-w", "maskrcnn_resnet50_fpn"], "Did you mean 'torchvision/maskrcnn_resnet50_fpn'?"),
+        (["-w", "torchvision/resnet50"], "torchvision/resnet50 is an image classifier, no detector."),
+    ],
+    ids=["typing error", "typing error, first", "no publisher", "classifier"],
+)
+def test_names_that_stand_for_no_detector(run, cached, album, arguments, said):
+    status, _, err = run("predict", *arguments, album)
+    assert status == 2 and said in words(err)
 
 
 def test_weights_without_images(run, weights):

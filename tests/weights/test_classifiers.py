@@ -87,6 +87,7 @@ def caffe2(state, statistics):
             name = re.sub(rf"_{part}$", f"_{short}", name)
         if "tracked" not in name and (statistics or not name.endswith(("_rm", "_riv"))):
             renamed[name] = tensor.numpy()
+    renamed["conv1_b"] = np.ones(WIDTH, np.float32)  # MSRA's, which no Detectron uses
     return {**renamed, "pred_w": np.zeros((3, 2), np.float32), "pred_b": np.zeros(3, np.float32)}
 
 

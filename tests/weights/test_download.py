@@ -1,14 +1,19 @@
 """Downloads from a server that behaves, and from several that do not."""
 
+import errno
 import hashlib
 import http.server
 import os
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.error
 from collections import namedtuple
 
 import pytest
+from filelock import FileLock
+from rich.console import Console
 
 from maskrcnn.errors import DownloadError, InputError
 from maskrcnn.progress import Reporter
@@ -26,7 +31,11 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         self.faults, self.requests, self.etag, self.ranges, self.length = [], [], '"one"', True, None
+        self.shift, self.location, self.type = 0, "/file.bin", "application/octet-stream"
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def handle_error(self, request, client_address):
+        """Say nothing of clients that hang up."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fault = server.faults.pop(0) if server.faults else None
         if self.path == "/moved.bin":
             self.send_response(302)
-            self.send_header("Location", "/file.bin")
+            self.send_header("Location", server.location)
             self.end_headers()
             return
         if isinstance(fault, int) and fault >= 400:
@@ -47,8 +56,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.ranges and wanted and self.headers.get("If-Range") == server.etag:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start + server.shift}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(server.length or len(CONTENT) - start))
         self.send_header("ETag", server.etag)
+        self.send_header("Content-Type", server.type)
         self.end_headers()
         end = start + fault[0] if isinstance(fault, tuple) else None
         self.wfile.write(CONTENT[start:end])
@@ -77,7 +89,8 @@ def server():
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MASKRCNN_OFFLINE", raising=False)
+    for variable in ("MASKRCNN_OFFLINE", "FVCORE_CACHE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(download, "PAUSE", 0.001)
 
 
@@ -103,6 +116,13 @@ def test_a_redirect_is_followed(server):
     assert download.fetch(release(server, "moved.bin")).read_bytes() == CONTENT
 
 
+def test_a_redirect_out_of_the_web_is_not(server):
+    server.location = "ftp://127.0.0.1/file.bin"
+    with pytest.raises(DownloadError, match=r"answers 302 to ftp://127\.0\.0\.1/file\.bin, which is no web address"):
+        download.fetch(release(server, "moved.bin"))
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("faults", [[500], [503, 429], [(1_000_000,)], [(1,), (2_000_000,)]], ids=str)
 def test_what_fails_for_a_while_is_tried_again(server, faults):
     server.faults = list(faults)
@@ -114,6 +134,36 @@ def test_what_came_is_not_fetched_again(server):
     server.faults = [(1_000_000,)]
     fetched(server)
     assert server.requests[1]["Range"] == "bytes=1000000-"
+
+
+def test_a_connection_that_breaks_often_gets_there(server, monkeypatch):
+    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(download, "CHUNK", 300_000)
+    server.faults = [(400_000,)] * 7
+    fetched(server)
+    assert len(server.requests) == 8
+
+
+def test_a_server_that_goes_on_elsewhere_is_not_believed(server):
+    server.faults, server.shift = [(1_000_000,)], 5
+    fetched(server)
+    assert ["Range" in request for request in server.requests] == [False, True, False]
+
+
+def test_every_further_try_is_announced(server, capsys):
+    server.faults = [503, 503]
+    download.fetch(release(server), Reporter(Console(file=sys.stdout, width=200)))
+    assert capsys.readouterr().out.count("file.bin: 503 Service Unavailable. Trying again in 0 s.") == 2
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once(monkeypatch):
+    def refuse(*arguments):
+        raise urllib.error.URLError(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+
+    monkeypatch.setattr(download, "_continue", refuse)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(DownloadError, match=r"Cannot fetch https://x/y\.pth: .*certificate verify failed.*By hand"):
+        download.fetch(Release("test/y", "https://x/y.pth", "sha256", "0", "", ""))
 
 
 def test_an_interrupted_download_goes_on_in_the_next_run(server, monkeypatch):
@@ -179,10 +229,19 @@ def test_without_a_digest_the_size_is_checked(server):
         download.fetch(release(server, digest="", size=17))
 
 
+def test_a_page_to_sign_in_is_no_file(server):
+    server.type = "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="gave a web page, not the file"):
+        download.fetch(release(server, digest=""))
+    assert not download.place(release(server, digest="")).exists()
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_refusal_is_told_at_once(server, status):
     server.faults = [status]
-    with pytest.raises(DownloadError, match=rf"answers {status} .*By hand: put http://.*/file\.bin to /.*/file\.bin\."):
+    with pytest.raises(
+        DownloadError, match=rf"answers {status} .*By hand: download http://.*/file\.bin and save it as /.*/file\.bin\."
+    ):
         download.fetch(release(server))
     assert len(server.requests) == 1
 
@@ -210,15 +269,28 @@ def test_too_little_room_is_told_before(server, monkeypatch):
         download.fetch(release(server))
 
 
+def test_a_disk_that_fills_up_is_told(server, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download, "_copy", full)
+    with pytest.raises(DownloadError, match=r"Cannot write .*/file\.bin: No space left on device\. By hand"):
+        download.fetch(release(server))
+    assert len(server.requests) == 1
+
+
 def test_a_folder_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "torch").write_text("a file in the way")
     with pytest.raises(DownloadError, match=r"Cannot write .*By hand"):
         download.fetch(release(server))
 
 
-def test_detectron2s_own_cache_is_used(server, tmp_path):
+@pytest.mark.parametrize("cache", [".torch/iopath_cache", "elsewhere"], ids=["by default", "FVCORE_CACHE"])
+def test_detectron2s_own_cache_is_used(tmp_path, monkeypatch, cache):
+    if cache == "elsewhere":
+        monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / cache))
     address = "https://dl.fbaipublicfiles.com/detectron2/COCO/model/1/model_final_abcdef.pkl"
-    there = tmp_path / ".torch/iopath_cache/detectron2/COCO/model/1/model_final_abcdef.pkl"
+    there = tmp_path / cache / "detectron2/COCO/model/1/model_final_abcdef.pkl"
     there.parent.mkdir(parents=True)
     there.write_bytes(b"weights")
     assert download.fetch(Release("d/m", address, "md5", "abcdef", "", "")) == there
@@ -240,9 +312,21 @@ def test_two_processes_fetch_a_file_once(server):
     assert len(server.requests) == 1
 
 
-def test_progress_is_shown(server, capsys):
-    from rich.console import Console
+def test_waiting_for_another_process_is_told(server, capsys):
+    path = download.place(release(server))
+    path.parent.mkdir(parents=True)
+    with FileLock(f"{path}.lock"):
+        arguments = release(server), Reporter(Console(file=sys.stdout, width=200))
+        thread = threading.Thread(target=download.fetch, args=arguments, daemon=True)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and not server.requests
+    thread.join(10)
+    assert path.read_bytes() == CONTENT
+    assert "Waiting for another process, which fetches file.bin." in capsys.readouterr().out
 
+
+def test_progress_is_shown(server, capsys):
     console = Console(file=sys.stdout, force_terminal=True, width=100)
     download.fetch(release(server), Reporter(console))
     assert "fetching file.bin, MB" in capsys.readouterr().out

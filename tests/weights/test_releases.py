@@ -21,6 +21,7 @@ def test_every_entry_is_complete(release):
     )
     assert release.digest[:6] in release.file_name or release.name == "keras/resnet50"
     assert all(ap is None or 20 < ap < 80 for ap in (release.box, release.mask, release.keypoint))
+    assert release.num_classes in ((0, 1000) if release.classifier else (1, 80, 90))
     assert not release.classifier or (release.box, release.mask) == (None, None)
 
 
@@ -31,6 +32,12 @@ def test_the_default_is_there_and_a_detector():
 def test_classifiers_are_no_detectors():
     with pytest.raises(InputError, match=r"torchvision/resnet50 is an image classifier.*backbone_weights"):
         maskrcnn.pretrained("torchvision/resnet50")
+
+
+def test_every_release_has_a_file_of_its_own():
+    several = [release.file_name for release in releases.releases().values()]
+    assert len(set(several)) == len(several)
+    assert {"MSRA-R-50.pkl", "torchvision-R-50.pkl", "model_final_f10217.pkl"} <= set(several)
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ import typer
 from rich.markup import escape
 
 from maskrcnn.devices import choose_device
-from maskrcnn.errors import ConfigError, InputError, WriteError, did_you_mean, os_reason
+from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.training.folder import CHECKPOINT
 from maskrcnn.weights import load
-from maskrcnn.weights.published import locate
-from maskrcnn.weights.releases import releases
+from maskrcnn.weights.download import fetch
+from maskrcnn.weights.published import find_detector, is_name
+from maskrcnn.weights.releases import suggestion
 
 Device = Annotated[
     str | None,
@@ -54,13 +55,14 @@ def find_weights(weights: str, quiet: bool = False) -> Path:
     """Return the file that a path or the name of published weights stands for, fetched if need be.
 
     Raises:
-        InputError: there is no such file or name.
+        InputError: there is no such file or name, or it is a classifier's.
         DownloadError: the published file cannot be fetched.
     """
-    path = locate(weights, reporter(quiet))
+    if is_name(weights):
+        return fetch(find_detector(weights), reporter(quiet))
+    path = Path(weights).expanduser()
     if not path.exists():
-        hint = did_you_mean(weights, list(releases())) if "/" in weights else ""
-        raise InputError(f"There is no weights file {weights}.{hint}")
+        raise InputError(f"There is no weights file {weights}.{suggestion(weights)}")
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.safetensors") if p.name != CHECKPOINT)
         hint = f" It holds {', '.join(inside)}; name one." if inside else " Weights come first, then data or images."

@@ -19,7 +19,8 @@ from maskrcnn.images import image_files, load_image
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
-from maskrcnn.weights.releases import DEFAULT, releases
+from maskrcnn.weights.published import is_name
+from maskrcnn.weights.releases import DEFAULT
 
 RESULTS = "detections.json"
 
@@ -115,7 +116,7 @@ def predict(
 
 def _are_weights(first: str) -> bool:
     """Return whether the first argument names weights, not an image."""
-    return Path(first).suffix.lower() in (".safetensors", ".pth", ".pt", ".pkl", ".h5") or first in releases()
+    return Path(first).suffix.lower() in (".safetensors", ".pth", ".pt", ".pkl", ".h5") or is_name(first)
 
 
 def _found_in(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -12,6 +14,9 @@ from rich.table import Table
 from maskrcnn.cli.common import AsJson, Quiet, reporter
 from maskrcnn.weights.download import cache_folder, fetch, place
 from maskrcnn.weights.releases import Release, find, releases
+
+FIGURES = ("box", "mask", "keypoint")
+"""Fields of a release."""
 
 
 def pretrained(
@@ -37,31 +42,42 @@ def pretrained(
     elif as_json:
         typer.echo(json.dumps([_described(release) for release in releases().values()]))
     else:
-        Console().print(_table())
+        _show()
         reporter(quiet).say(f"Files go to {cache_folder()}.")
 
 
 def _described(release: Release) -> dict[str, object]:
-    fields = ("name", "address", "algorithm", "digest", "licence", "page", "size", "box", "mask", "keypoint")
-    return {
-        **{field: getattr(release, field) for field in fields},
-        "classifier": release.classifier,
-        "on_disk": place(release).is_file(),
-    }
+    fields = asdict(release)
+    del fields["overrides"]
+    return {**fields, "on_disk": place(release).is_file()}
 
 
-def _table() -> Table:
-    table = Table(header_style="bold")
-    table.add_column("Name", no_wrap=True)
-    for title in ("Box AP", "Mask AP", "Keypoint AP", "MB"):
-        table.add_column(title, justify="right")
-    table.add_column("Licence")
-    table.add_column("On disk")
-    several = list(releases().values())
-    for release, after in zip(several, [*several[1:], None], strict=True):
-        figures = [f"{ap:.1f}" if ap is not None else "" for ap in (release.box, release.mask, release.keypoint)]
-        size = "" if release.size is None else f"{release.size / 1e6:.0f}"
-        last = after is None or after.classifier != release.classifier
-        there = "yes" if place(release).is_file() else ""
-        table.add_row(release.name, *figures, size, release.licence, there, end_section=last)
+def _show() -> None:
+    """Print two tables that a terminal of 80 columns has room for, and under them whose licence is which."""
+    console = Console()
+    every = list(releases().values())
+    console.print(_table("Detectors", [r for r in every if not r.classifier], FIGURES), end="\n\n")
+    console.print(_table("Classifiers, to start a backbone from", [r for r in every if r.classifier]), end="\n\n")
+    licences = {release.name.split("/")[0]: release.licence for release in every}
+    console.print(
+        "box, mask and keypoint are AP on COCO val2017, in percent, as published. Licences: "
+        + ", ".join(f"{publisher} {licence}" for publisher, licence in licences.items())
+        + ".",
+        highlight=False,
+    )
+
+
+def _table(title: str, several: list[Release], figures: Sequence[str] = ()) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(title, no_wrap=True, min_width=44)
+    for heading in (*figures, "MB", "here"):
+        table.add_column(heading, justify="right")
+    for release in several:
+        published = [getattr(release, figure) for figure in figures]
+        table.add_row(
+            release.name,
+            *("" if ap is None else f"{ap:.1f}" for ap in published),
+            "" if release.size is None else f"{release.size / 1e6:.0f}",
+            "yes" if place(release).is_file() else "",
+        )
     return table

@@ -71,6 +71,7 @@ DETECTRON2 = (
 )
 CLASSIFIER = (
     *(r"fc\.\w+", r"classifier\..*", r"head\..*", r"pre_logits\..*", r"stem\.fc\..*", r"linear\..*"),
+    r"conv1_b",  # MSRA's stem has a bias; Detectron and Detectron2 leave it out
     *(
         r"(pred|fc1000|linear)_[wb]",
         r".*_momentum",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
+import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.markup import escape
 
 from maskrcnn.errors import DownloadError, os_reason
@@ -23,6 +26,7 @@ from maskrcnn.weights.releases import Release, file_digest
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection is given up and begun again."""
 TRIES = 5
+"""Attempts in a row that bring nothing new."""
 PAUSE = 1.0
 """Seconds before the second try; each further pause is twice as long."""
 CHUNK = 1 << 20
@@ -39,7 +43,8 @@ def cache_folder() -> Path:
 def place(release: Release) -> Path:
     """Return where the file of a release is or will be, also where Detectron2 has fetched it already."""
     ours = cache_folder() / release.file_name
-    theirs = Path.home() / ".torch" / "iopath_cache" / release.address.removeprefix("https://dl.fbaipublicfiles.com/")
+    cache = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
+    theirs = cache / release.address.split("/", 3)[-1]
     return theirs if theirs.is_file() and not ours.exists() else ours
 
 
@@ -50,23 +55,22 @@ def fetch(release: Release, reporter: Reporter | None = None) -> Path:
     file gets its name once its size and its digest are right. MASKRCNN_OFFLINE=1 forbids downloads.
 
     Raises:
-        DownloadError: the file cannot be had, or is not the one that was published; the message names the address
-            and where to put the file by hand.
-        WriteError: the cache folder cannot be written.
+        DownloadError: the file cannot be had or written, or is not the one that was published; the message names
+            the address and where to put the file by hand.
     """
-    path = place(release)
+    path, reporter = place(release), reporter or Reporter(quiet=True)
     if path.is_file():
         return path
-    by_hand = f"By hand: put {release.address} to {path}."
+    by_hand = f"By hand: download {release.address} and save it as {path}."
     if os.environ.get("MASKRCNN_OFFLINE", "0") not in ("", "0"):
         raise DownloadError(
             f"{release.name} is not on this machine, and MASKRCNN_OFFLINE forbids to fetch it. {by_hand}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with _alone(path, reporter):
             if not path.is_file():  # another process may have fetched it meanwhile
-                _download(release, path, reporter or Reporter(quiet=True), by_hand)
+                _download(release, path, reporter, by_hand)
     except OSError as e:
         if isinstance(e, DownloadError):
             raise
@@ -76,9 +80,25 @@ def fetch(release: Release, reporter: Reporter | None = None) -> Path:
     return path
 
 
+@contextmanager
+def _alone(path: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock of a file, and tell where another process has it."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.say(f"Waiting for another process, which fetches {escape(path.name)}.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _download(release: Release, path: Path, reporter: Reporter, by_hand: str) -> None:
     part = path.with_name(f"{path.name}.part")
-    for attempt in range(TRIES):
+    furthest = failures = 0
+    while True:
         try:
             _continue(release, part, reporter)
             break
@@ -89,20 +109,53 @@ def _download(release: Release, path: Path, reporter: Reporter, by_hand: str) ->
                 raise DownloadError(f"{release.address} answers {e.code} {e.reason}. {by_hand}") from None
             reason = f"{e.code} {e.reason}"
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as e:
-            reason = str(getattr(e, "reason", None) or e or type(e).__name__)
-        if attempt + 1 == TRIES:
-            kept = " What came is kept, and the next try goes on from there." if part.exists() else ""
+            cause = getattr(e, "reason", None) or e
+            reason = str(cause) or type(cause).__name__
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise DownloadError(f"Cannot fetch {release.address}: {reason}. {by_hand}") from None
+        size = part.stat().st_size if part.exists() else 0
+        if size >= furthest + CHUNK:  # a connection that breaks often, but brings something every time
+            furthest, failures = size, 0
+        failures += 1
+        if failures == TRIES:
+            kept = " What came is kept, and the next try goes on from there." if size else ""
             raise DownloadError(f"Cannot fetch {release.address}: {reason}.{kept} {by_hand}")
-        time.sleep(PAUSE * 2**attempt)
-    if not release.matches(part):
-        if release.digest:
-            found = file_digest(part, release.algorithm)[: len(release.digest)]
-            wrong = f"its {release.algorithm} begins with {found}, not {release.digest}"
-        else:
-            wrong = f"it has {part.stat().st_size:,} bytes, not {release.size:,}"
-        part.unlink()
-        raise DownloadError(f"What {release.address} gave is not what was published: {wrong}. It is removed. {by_hand}")
+        pause = PAUSE * 2 ** (failures - 1)
+        reporter.say(f"{escape(release.address)}: {escape(reason)}. Trying again in {pause:.0f} s.")
+        time.sleep(pause)
+    _check(release, part, by_hand)
     os.replace(part, path)
+
+
+def _check(release: Release, part: Path, by_hand: str) -> None:
+    """Raise, and remove the file, where it is not the one that was published."""
+    if release.matches(part):
+        return
+    if release.digest:
+        found = file_digest(part, release.algorithm)[: len(release.digest)]
+        wrong = f"its {release.algorithm} begins with {found}, not {release.digest}"
+    else:
+        wrong = f"it has {part.stat().st_size:,} bytes, not {release.size:,}"
+    part.unlink()
+    raise DownloadError(f"What {release.address} gave is not what was published: {wrong}. It is removed. {by_hand}")
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a server to other http and https addresses; urllib by itself goes to ftp as well."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: Any,
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the request for where the server sends us."""
+        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.HTTPError(newurl, code, f"to {newurl}, which is no web address", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _continue(release: Release, part: Path, reporter: Reporter) -> None:
@@ -113,9 +166,16 @@ def _continue(release: Release, part: Path, reporter: Reporter) -> None:
     if have and tag.exists():
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", tag.read_text(encoding="utf-8"))
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+    with urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise DownloadError(
+                f"{release.address} gave a web page, not the file, as a network does that wants you to sign in first."
+            )
         if answer.status != 206:
             have = 0
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise ConnectionError("the server went on from another place than it was asked to")
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
         _check_room(part, (total or release.size or 0) - have)

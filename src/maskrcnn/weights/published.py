@@ -10,7 +10,7 @@ from maskrcnn.errors import InputError
 from maskrcnn.progress import Reporter
 from maskrcnn.weights.download import fetch
 from maskrcnn.weights.files import load
-from maskrcnn.weights.releases import find, releases
+from maskrcnn.weights.releases import Release, find, releases
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -34,13 +34,24 @@ def pretrained(
         InputError: there is no such name, or it is a classifier.
         DownloadError: the file cannot be fetched, or is not the one that was published.
     """
-    release = find(str(name))
+    release = find_detector(str(name))
+    return load(fetch(release, reporter or Reporter()), class_names=class_names, overrides=overrides)
+
+
+def find_detector(name: str) -> Release:
+    """Return the release of that name.
+
+    Raises:
+        InputError: there is none, or it is a classifier.
+    """
+    release = find(name)
     if release.classifier:
         raise InputError(
-            f"{name} is an image classifier, which can start a backbone: pass it as the configuration's "
-            "backbone_weights."
+            f"{name} is an image classifier, no detector. It can start a backbone: "
+            f'Config.preset(…, overrides={{"backbone_weights": "{name}"}}), or '
+            f"maskrcnn train … --set backbone_weights={name}"
         )
-    return load(fetch(release, reporter or Reporter()), class_names=class_names, overrides=overrides)
+    return release
 
 
 def locate(source: str, reporter: Reporter | None = None) -> Path:
@@ -50,8 +61,16 @@ def locate(source: str, reporter: Reporter | None = None) -> Path:
         InputError: it looks like a name, and there is no such release.
         DownloadError: the release cannot be fetched.
     """
-    path = Path(source).expanduser()
+    if is_name(source):
+        return fetch(find(source), reporter or Reporter())
+    return Path(source).expanduser()
+
+
+def is_name(source: str) -> bool:
+    """Return whether this is written as the name of a release, of which there may be none: publisher and model.
+
+    What exists as a path, or ends as a file does, is a path.
+    """
     publishers = {name.split("/")[0] for name in releases()}
-    if path.exists() or source.split("/")[0] not in publishers or path.suffix:
-        return path
-    return fetch(find(source), reporter or Reporter())
+    path = Path(source).expanduser()
+    return source.split("/")[0] in publishers and "/" in source and not path.suffix and not path.exists()

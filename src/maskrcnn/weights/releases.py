@@ -33,6 +33,8 @@ class Release:
     licence: str
     page: str
     """Where the figures and the licence are published."""
+    num_classes: int = 0
+    """Background not counted; 90 are COCO's category ids, of which 80 are in use, 0 is a file without a last layer."""
     size: int | None = None
     """Bytes, where the publisher tells them; torchvision's are rounded to a thousandth of 2²⁰."""
     box: float | None = None
@@ -45,8 +47,12 @@ class Release:
 
     @property
     def file_name(self) -> str:
-        """The last part of the address."""
-        return self.address.rsplit("/", 1)[-1]
+        """What the file is called on this machine: as its publisher calls it.
+
+        Where nothing is known to check it by, its folder's name comes first: there are several `R-50.pkl`.
+        """
+        folder, name = self.address.split("/")[-2:]
+        return name if self.digest or self.size is not None else f"{folder}-{name}"
 
     def matches(self, path: Path) -> bool:
         """Return whether a file has the digest or, where none is known, the size; true where neither is."""
@@ -68,9 +74,22 @@ def find(name: str) -> Release:
         InputError: there is none; the message names the nearest.
     """
     if name not in releases():
-        hint = did_you_mean(name, list(releases()))
+        hint = suggestion(name)
         raise InputError(f"No published weights are called {name!r}.{hint} `maskrcnn pretrained` lists them.")
     return releases()[name]
+
+
+def suggestion(name: str) -> str:
+    """Return a question that names the nearest release, or an empty string.
+
+    Example:
+        >>> suggestion("maskrcnn_resnet50_fpn"), suggestion("holiday")
+        (" Did you mean 'torchvision/maskrcnn_resnet50_fpn'?", '')
+    """
+    models = {full.split("/", 1)[1]: full for full in releases()}
+    if "/" not in name and name in models:
+        return f" Did you mean {models[name]!r}?"
+    return did_you_mean(name, list(releases()))
 
 
 def of_file(path: Path) -> Release | None:
@@ -79,11 +98,9 @@ def of_file(path: Path) -> Release | None:
     Only files that are called as a release is, or are as large, are read for it.
     """
     size = path.stat().st_size
-    for release in releases().values():
-        alike = release.size is not None and abs(size - release.size) <= 2**10
-        if release.digest and (path.name == release.file_name or alike) and release.matches(path):
-            return release
-    return None
+    named = [r for r in releases().values() if r.file_name == path.name]
+    alike = [r for r in releases().values() if r.size is not None and abs(size - r.size) <= 2**10]
+    return next((r for r in [*named, *alike] if r.digest and r.matches(path)), None)
 
 
 @cache
@@ -131,8 +148,9 @@ def _torchvision() -> Iterator[Release]:
             f"https://download.pytorch.org/models/{file}.pth",
             "sha256",
             file.rsplit("-", 1)[-1],
-            "BSD-3-Clause (torchvision)",
+            "BSD-3-Clause",
             TORCHVISION_PAGE,
+            1000 if number >= len(detectors) else 1 if keypoint else 90,
             round(mebibytes * 2**20),
             box,
             mask,
@@ -189,15 +207,23 @@ def _detectron2() -> Iterator[Release]:
             address = f"{root}/{'/'.join(folder)}/model_final_{digest}.pkl"
             yield Release(
                 f"detectron2/{folder[1]}", address, "md5", digest, licence, DETECTRON2_PAGE,
-                box=box, mask=mask, keypoint=keypoint,
+                num_classes=1 if keypoint else 80, box=box, mask=mask, keypoint=keypoint,
             )  # fmt: skip
-    backbones = {"R-50": "MSRA/R-50.pkl", "R-101": "MSRA/R-101.pkl", "X-101-32x8d": "FAIR/X-101-32x8d.pkl"}
+    backbones = {
+        "R-50": "MSRA/R-50.pkl",
+        "R-101": "MSRA/R-101.pkl",
+        "X-101-32x8d": "FAIR/X-101-32x8d.pkl",
+        "R-50-torchvision": "torchvision/R-50.pkl",
+    }
     for name, file in backbones.items():
         address = f"{root}/ImageNetPretrained/{file}"
-        yield Release(f"detectron2/{name}", address, "", "", licence, DETECTRON2_PAGE, classifier=True)
+        yield Release(
+            f"detectron2/{name}", address, "", "", licence, DETECTRON2_PAGE, num_classes=1000, classifier=True
+        )
 
 
 def _matterport() -> Iterator[Release]:
+    """Matterport's figures are on COCO's minival of 2014, whose images are those of val2017."""
     yield Release(
         "matterport/mask_rcnn_coco",
         "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5",
@@ -205,7 +231,10 @@ def _matterport() -> Iterator[Release]:
         "",
         "MIT",
         MATTERPORT_PAGE,
-        257_557_808,
+        num_classes=80,
+        size=257_557_808,
+        box=34.7,
+        mask=29.6,
     )
     yield Release(
         "keras/resnet50",
@@ -215,5 +244,6 @@ def _matterport() -> Iterator[Release]:
         "a268eb855778b3df3c7506639542a6af",
         "MIT",
         KERAS_PAGE,
+        num_classes=0,
         classifier=True,
     )
