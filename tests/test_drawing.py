@@ -214,9 +214,34 @@ def test_skeletons_join_the_keypoints_that_are_sure() -> None:
     assert not picture[50, 200].any() and not picture[50, 250].any()  # towards the keypoint of low score
 
 
-def test_logits_count_from_zero_on() -> None:
-    points = torch.tensor([[[50.0, 50, 6.0], [150, 50, -2.0]]])
+@pytest.mark.parametrize(
+    ("kind", "unsure"), [("logit", -2.0), ("logit", 0.0), ("softmax", 0.04)], ids=["negative", "zero", "small share"]
+)
+@pytest.mark.parametrize("sure", [0.06, 1.1, 6.0])
+def test_what_scores_mean_decides_which_keypoints_are_sure(kind, unsure, sure) -> None:
+    points = torch.tensor([[[50.0, 50, sure], [150, 50, unsure]]])
     box, label = torch.tensor([[20.0, 20, 280, 180]]), torch.zeros(1, dtype=torch.int64)
-    found = Detections(box, label, torch.ones(1), None, (200, 300), ("a",), points, ("x", "y"), ((0, 1),))
-    picture = np.asarray(overlay(np.zeros((200, 300, 3), np.uint8), found))
+    values = (box, label, torch.ones(1), None, (200, 300), ("a",), points, ("x", "y"), ((0, 1),))
+    picture = np.asarray(overlay(np.zeros((200, 300, 3), np.uint8), Detections(*values, keypoint_scores=kind)))
     assert picture[50, 50].any() and not picture[50, 100].any() and not picture[50, 150].any()
+
+
+def test_left_is_lighter_and_right_darker_than_the_middle() -> None:
+    points = torch.tensor([[[50.0, 50, 0.9], [150, 50, 0.9], [50, 150, 0.9], [150, 150, 0.9]]])
+    names = ("left_hip", "left_knee", "right_hip", "right_knee")
+    box, label = torch.tensor([[20.0, 20, 280, 180]]), torch.zeros(1, dtype=torch.int64)
+    limbs = ((0, 1), (2, 3), (0, 2))
+    found = Detections(box, label, torch.ones(1), None, (200, 300), ("a",), points, names, limbs)
+    picture = np.asarray(overlay(np.zeros((200, 300, 3), np.uint8), found)).astype(int)
+    left, right, middle = picture[50, 100], picture[150, 100], picture[100, 50]
+    assert middle.tolist() == list(color(0))
+    assert left.sum() > middle.sum() > right.sum()
+
+
+def test_strokes_are_thinner_on_small_objects() -> None:
+    points = torch.tensor([[[10.0, 430, 0.9], [40, 430, 0.9]], [[100, 200, 0.9], [700, 200, 0.9]]])
+    boxes, labels = torch.tensor([[5.0, 400, 60, 455], [90, 90, 750, 750]]), torch.zeros(2, dtype=torch.int64)
+    found = Detections(boxes, labels, torch.ones(2), None, (800, 800), ("a",), points, ("x", "y"), ((0, 1),))
+    picture = np.asarray(overlay(np.zeros((800, 800, 3), np.uint8), found))
+    small, large = picture[410:450, 25].any(-1).sum(), picture[150:250, 400].any(-1).sum()
+    assert 0 < small < large

@@ -389,16 +389,18 @@ def test_missing_masks_and_missing_targets_are_refused() -> None:
         (torch.zeros(1, 2, 2), "Add the visibility: 0 not labelled, 1 hidden, 2 visible"),
         (torch.full((1, 2, 3), 5.0), "visibility 0, 1 or 2; got 5"),
         (torch.full((1, 2, 3), float("nan")), "must be finite"),
+        (torch.full((1, 2, 3), 1.5), "visibility 0, 1 or 2; got 1.5"),
         (torch.zeros(1, 3, 3), r"must be float32 \[1, 2, 3\].* got float32 \[1, 3, 3\]"),
+        (torch.tensor([[[0.2, 0.4, 2], [0, 0, 0]]]), "look normalised; multiply x by 30 and y by 20"),
     ],
-    ids=["missing", "flat", "no visibility", "visibility", "nan", "another number"],
+    ids=["missing", "flat", "no visibility", "visibility", "nan", "between", "another number", "normalised"],
 )
 def test_keypoints_that_are_refused(keypoints, said):
     given = {"boxes": [[1.0, 1, 9, 9]], "labels": [0]}
     if keypoints is not None:
         given["keypoints"] = keypoints
     with pytest.raises(InputError, match=said):
-        check_target(given, (20, 20), 1, masks=False, num_keypoints=2)
+        check_target(given, (20, 30), 1, masks=False, num_keypoints=2)
 
 
 def test_keypoints_are_resized_and_batched_with_their_boxes():

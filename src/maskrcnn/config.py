@@ -307,7 +307,8 @@ class KeypointHeadConfig(Fields):
     """What is added to the coordinates of COCO's files, which count pixels from 0, to give the point that the network
     learns, and taken off again in results: 0.5 is the pixel's centre (Detectron2), 0 its corner (torchvision)."""
     scores: Literal["logit", "softmax"] = "softmax"
-    """`softmax`: the share of the highest cell in the heatmap (Detectron2). `logit`: its value (torchvision)."""
+    """`softmax`: the share of the highest cell in the heatmap, which enlarging can lift a little over 1 (Detectron2).
+    `logit`: its value (torchvision)."""
 
 
 def check_names(names: object) -> None:

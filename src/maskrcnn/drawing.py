@@ -18,6 +18,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maskrcnn.errors import InputError
+from maskrcnn.keypoints import Side, side_of
 from maskrcnn.structures import Detections, Target
 
 RGB = tuple[int, int, int]
@@ -31,6 +32,9 @@ PALETTE: tuple[RGB, ...] = (
 )
 """Any two differ by at least 0.13 in OKLab, and by 0.07 with protanopia, deuteranopia or tritanopia
 (simulated after Machado et al. 2009); the first ones differ most."""
+
+SURE = {"softmax": 0.05, "logit": 0.0}
+"""Keypoints are drawn whose score exceeds this, by what scores mean (`KeypointHeadConfig.scores`)."""
 
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 _SYSTEM_FONTS = (
@@ -165,26 +169,41 @@ def _paint_masks(
 def _paint_skeletons(picture: Image.Image, detections: Detections, colors: list[RGB], line: int, scale: int) -> None:
     """Draw limbs and keypoints in the colour of their object, ringed in white, the best objects on top.
 
-    Which keypoints are shown: of scores between 0 and 1 those of at least 0.05, of logits those over 0; of ground
-    truth, those that are labelled.
+    What is left is lighter and what is right darker, so that crossed legs can be told apart. Strokes are thinner on
+    small objects. Shown are keypoints of which the network is sure, and of ground truth those that are labelled.
     """
     if detections.keypoints is None or not len(detections):
         return
     points = detections.keypoints.cpu()
-    values = points[..., 2]
-    shown = values > 0 if bool((values < 0).any() or (values > 1).any()) else values >= 0.05
+    shown = points[..., 2] > SURE[detections.keypoint_scores]
+    sides = [side_of(name) for name in detections.keypoint_names] or [None] * points.shape[1]
+    extents = ((detections.boxes[:, 2:] - detections.boxes[:, :2]).amax(1) * scale).tolist()
     draw = ImageDraw.Draw(picture)
-    width = max(2, 2 * line)
-    for person, visible, ink in reversed(list(zip(points.tolist(), shown.tolist(), colors, strict=True))):
+    people = list(zip(points.tolist(), shown.tolist(), colors, extents, strict=True))
+    for person, visible, ink, extent in reversed(people):
+        width = round(min(max(2 * line, 2), max(extent / 50, 1)))
+        ring = max(1, round(width / 4))
+        inks = {None: ink, "left": _mixed(ink, _PAPER, 0.4), "right": _mixed(ink, _INK, 0.45)}
         places = [(x * scale, y * scale) for x, y, _ in person]
-        limbs = [(places[a], places[b]) for a, b in detections.skeleton if visible[a] and visible[b]]
-        for halo, paint in ((width + 2 * line, _PAPER), (width, ink)):
-            for limb in limbs:
-                draw.line(limb, fill=paint, width=halo)
-        for (x, y), seen in zip(places, visible, strict=True):
+        limbs = [(a, b) for a, b in detections.skeleton if visible[a] and visible[b]]
+        for a, b in limbs:
+            draw.line((places[a], places[b]), fill=_PAPER, width=width + 2 * ring)
+        for a, b in limbs:
+            draw.line((places[a], places[b]), fill=inks[_side_of_limb(sides[a], sides[b])], width=width)
+        r = width + ring if width > 1 else 1
+        for (x, y), seen, side in zip(places, visible, sides, strict=True):
             if seen:
-                r = width + line
-                draw.ellipse((x - r, y - r, x + r, y + r), fill=ink, outline=_PAPER, width=line)
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=inks[side], outline=_PAPER, width=ring)
+
+
+def _side_of_limb(one: Side, other: Side) -> Side:
+    """Return the side of a limb: that of its ends, None for one that crosses the middle, as between the shoulders."""
+    return one or other if None in (one, other) or one == other else None
+
+
+def _mixed(ink: RGB, other: RGB, share: float) -> RGB:
+    red, green, blue = (round(a * (1 - share) + b * share) for a, b in zip(ink, other, strict=True))
+    return red, green, blue
 
 
 def _window(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice] | None:

@@ -1,8 +1,9 @@
-"""Names of keypoints, and what follows from them: which two change places in a mirror."""
+"""Names of keypoints, and what follows from them: the side each is on, and which two change places in a mirror."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,8 @@ COCO_SKELETON = (
 )
 """COCO's limbs, as pairs of places in `COCO_KEYPOINTS`."""
 
+Side = Literal["left", "right"] | None
+
 _SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
 
 
@@ -38,6 +41,21 @@ def mirrored_order(names: Sequence[str]) -> list[int]:
     """
     places = {name: place for place, name in enumerate(names)}
     return [places.get(_opposite(name), place) for place, name in enumerate(names)]
+
+
+def side_of(name: str) -> Side:
+    """Return the side that a keypoint's name tells, None for one in the middle.
+
+    Example:
+        >>> [side_of(name) for name in ("nose", "left_eye", "right_eye")]
+        [None, 'left', 'right']
+    """
+    for left, right in _SIDES:
+        if left in name:
+            return "left"
+        if right in name:
+            return "right"
+    return None
 
 
 def _opposite(name: str) -> str:

@@ -214,25 +214,18 @@ class MaskRCNN(nn.Module):
 
     def _masks_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D M M"]:
         """Return the mask logits of each detection's own class; 0 × 0 without a mask head."""
-        slots = found.boxes.shape[1]
         if not self.config.masks:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0)
         run = _bucket(found.valid)
         logits = self.masks(pyramid, found.boxes[:, :run])
-        own = of_class(logits, found.labels[:, :run].flatten())
-        own = own.reshape(len(found.boxes), run, *own.shape[1:])
-        own = torch.where(found.valid[:, :run, None, None], own, 0.0)
-        return nn.functional.pad(own, (0, 0, 0, 0, 0, slots - run))
+        return _in_slots(of_class(logits, found.labels[:, :run].flatten()), run, found.valid)
 
     def _keypoints_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D Kp S S"]:
         """Return the heatmaps of each detection; 0 × 0 × 0 without a keypoint head."""
         if not self.config.keypoint_names:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0, 0)
-        slots, run = found.boxes.shape[1], _bucket(found.valid)
-        logits = self.keypoints(pyramid, found.boxes[:, :run])
-        logits = logits.reshape(len(found.boxes), run, *logits.shape[1:])
-        logits = torch.where(found.valid[:, :run, None, None, None], logits, 0.0)
-        return nn.functional.pad(logits, (0, 0, 0, 0, 0, 0, 0, slots - run))
+        run = _bucket(found.valid)
+        return _in_slots(self.keypoints(pyramid, found.boxes[:, :run]), run, found.valid)
 
     def _foreground_losses(
         self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch
@@ -299,3 +292,10 @@ def _bucket(valid: Bool[Tensor, "N R"]) -> int:
         return slots
     needed = int(valid.sum(1).max())
     return min(next((b for b in BUCKETS if b >= needed), slots), slots)
+
+
+def _in_slots(rows: Float[Tensor, "NR *rest"], run: int, valid: Bool[Tensor, "N D"]) -> Float[Tensor, "N D *rest"]:
+    """Return what a head gave for the first `run` slots of each image, 0 in slots that are not valid."""
+    slots = rows.reshape(len(valid), run, *rows.shape[1:])
+    slots = torch.where(valid[:, :run].reshape(*slots.shape[:2], *[1] * (slots.dim() - 2)), slots, 0.0)
+    return nn.functional.pad(slots, (0, 0) * (slots.dim() - 2) + (0, valid.shape[1] - run))

@@ -83,6 +83,7 @@ def unbatch(
                 class_names=config.class_names,
                 keypoints=None if keypoints is None else keypoints.cpu(),
                 keypoint_names=config.keypoint_names,
+                keypoint_scores=config.keypoint.scores,
                 skeleton=config.keypoint.skeleton if config.keypoint_names else (),
             )
         )

@@ -243,10 +243,12 @@ class Detections:
     image_size: tuple[int, int]
     class_names: tuple[str, ...] = field(default=(), repr=False)
     keypoints: Float[Tensor, "D Kp 3"] | None = None
-    """(x, y, score) of each keypoint; what a score means is `KeypointHeadConfig.scores`."""
+    """(x, y, score) of each keypoint."""
     keypoint_names: tuple[str, ...] = field(default=(), repr=False)
     skeleton: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     """Pairs of keypoints that pictures join by a line."""
+    keypoint_scores: Literal["logit", "softmax"] = field(default="softmax", repr=False)
+    """What the scores of keypoints mean, see `KeypointHeadConfig.scores`."""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

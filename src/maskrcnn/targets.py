@@ -103,7 +103,7 @@ def check_target(
     if masks:
         checked.masks = _masks(given, len(boxes), image_size, name, photo)
     if num_keypoints:
-        checked.keypoints = _keypoints(given, len(boxes), num_keypoints, name)
+        checked.keypoints = _keypoints(given, len(boxes), num_keypoints, image_size, name)
     if "crowd" in given:
         crowd = _tensor(given, "crowd", name)
         _one_per_box(crowd, len(boxes), f"{name}.crowd", "bool")
@@ -271,7 +271,9 @@ def _masks(
     return masks.bool()
 
 
-def _keypoints(given: Mapping[str, Any], count: int, num_keypoints: int, name: str) -> Float[Tensor, "G Kp 3"]:
+def _keypoints(
+    given: Mapping[str, Any], count: int, num_keypoints: int, image_size: tuple[int, int], name: str
+) -> Float[Tensor, "G Kp 3"]:
     rule = f"{name}.keypoints must be float32 [{count}, {num_keypoints}, 3], (x, y, visibility) in pixels"
     if "keypoints" not in given:
         if count == 0:
@@ -291,9 +293,15 @@ def _keypoints(given: Mapping[str, Any], count: int, num_keypoints: int, name: s
     if not keypoints.isfinite().all():
         raise InputError(f"{name}.keypoints must be finite; where one is not labelled, put (0, 0, 0).")
     seen = keypoints[..., 2]
-    if not ((seen >= 0) & (seen <= 2)).all():
-        wrong = float(seen[(seen < 0) | (seen > 2)][0])
-        raise InputError(f"{rule}, visibility 0, 1 or 2; got {wrong:.6g}.")
+    wrong = seen[(seen != 0) & (seen != 1) & (seen != 2)]
+    if len(wrong):
+        raise InputError(f"{rule}, visibility 0, 1 or 2; got {float(wrong[0]):.6g}.")
+    points = keypoints[..., :2][seen > 0]
+    height, width = image_size
+    if not torch.equal(points, points.round()) and bool(((points >= 0) & (points <= 1)).all()):
+        raise InputError(
+            f"{rule}; all lie between 0 and 1. They look normalised; multiply x by {width} and y by {height}."
+        )
     return keypoints
 
 

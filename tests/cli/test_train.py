@@ -146,6 +146,7 @@ def test_without_masks_it_is_faster_rcnn(train, labelled, tmp_path):
         (["--precision", "fp16"], "precision fp16 needs a GPU; on a CPU take bf16 or fp32."),
         (["--seed", "99999999999999"], "seed should be less than 4294967296; got 99999999999999."),
         (["--set", 'class_names=["a"]'], "class_names cannot be set: a new network learns the classes of the data."),
+        (["--set", 'keypoint_names=["a"]'], "keypoint_names cannot be set: --keypoints learns"),
         (["--device", "gpu"], "The device 'gpu' cannot be used here"),
         (["--weights", "none.safetensors"], "There is no weights file none.safetensors."),
         (["--images", "nowhere"], "the images folder nowhere does not exist"),
@@ -197,9 +198,25 @@ def test_keypoints_from_data_to_predictions(train, run, labelled, album, tmp_pat
     assert status == 0
 
 
-def test_keypoints_must_be_in_data_and_weights(run, train, labelled, weights, tmp_path):
+def test_weights_without_a_keypoint_head_get_one(run, labelled, weights, tmp_path, caplog):
+    with_keypoints(labelled)
+    few = ["--set", "keypoint.num_convs=1", "--set", "keypoint.channels=16", "--epochs", 1, "--device", "cpu"]
+    status, *_ = run("train", labelled, "--weights", weights, "--keypoints", *few, "-o", tmp_path / "more")
+    assert status == 0 and "keypoints: middle, corner start anew" in caplog.text
+    more = tmp_path / "more" / "model.safetensors"
+    status, *_ = run("train", labelled, "--weights", more, "--no-keypoints", *few, "-o", tmp_path / "less")
+    assert status == 0 and not maskrcnn.load(tmp_path / "less" / "model.safetensors").config.keypoint_names
+
+
+def test_keypoints_must_be_in_the_data(train, labelled):
     status, _, err = train(labelled, "--keypoints")
     assert status == 2 and "no category names keypoints" in words(err)
+
+
+def test_validation_data_with_other_keypoints_are_refused(train, labelled):
     with_keypoints(labelled)
-    status, _, err = run("train", labelled, "--weights", weights, "--keypoints", "-o", tmp_path / "more")
-    assert status == 2 and "has no keypoint head" in words(err)
+    path = labelled / "annotations" / "val.json"
+    path.write_text(path.read_text().replace('"corner"', '"edge"'))
+    status, _, err = train(labelled, "--keypoints")
+    assert status == 2
+    assert "validation data has the keypoints middle, edge; the network has middle, corner" in words(err)

@@ -61,7 +61,10 @@ def test_what_is_written_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d["categories"].pop(0) and d["categories"][0].update(id=1), "no category names keypoints"),
+        (
+            lambda d: d["categories"].pop(0) and d["categories"][0].update(id=1),
+            "no category names keypoints.* set keypoint_names",
+        ),
         (lambda d: d["categories"][1].update(keypoints=["top"]), "person and ball name different keypoints"),
         (lambda d: d["categories"][0].update(keypoints=["a", "a"]), "must be a list of different names"),
         (lambda d: d["categories"][0].update(skeleton=[[0, 1]]), "must be pairs of numbers 1 … 3"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn.ops import keypoints as keypoint_ops
 from maskrcnn.ops.keypoints import heatmap_targets, read_heatmaps
 from reference import keypoints as reference
 
@@ -80,3 +81,16 @@ def test_what_is_learned_is_read_again():
     heatmaps = torch.nn.functional.one_hot(cells, 56 * 56).float().reshape(1, 2, 56, 56) * 10
     found = read_heatmaps(heatmaps, BOX)
     assert float((found[..., :2] - points[..., :2]).abs().max()) <= 1.5
+
+
+@pytest.mark.parametrize("most", [1, 2 * 30 * 40, 10**9], ids=["one at a time", "two", "all"])
+def test_large_boxes_are_read_in_parts(monkeypatch, most):
+    heatmaps = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(2))
+    boxes = torch.tensor([[0.0, 0, 40, 30], [3.5, 2, 33, 39.2]])
+    expected = read_heatmaps(heatmaps, boxes, "softmax")
+    sizes = []
+    enlarge = torch.nn.functional.interpolate
+    monkeypatch.setattr(keypoint_ops, "MOST_PIXELS", most)
+    monkeypatch.setattr(torch.nn.functional, "interpolate", lambda x, **k: sizes.append(x.shape[1]) or enlarge(x, **k))
+    torch.testing.assert_close(read_heatmaps(heatmaps, boxes, "softmax"), expected)
+    assert max(sizes) == {1: 1, 10**9: 5}.get(most, 2)

@@ -137,6 +137,8 @@ def test_masks_small_and_pasted(case, run, tolerance):
 def test_keypoints(case, run, tolerance):
     model, _, _, out, found = run
     assert model.config.keypoint_names[0] == "nose" and not model.config.masks
+    assert found.keypoint_scores == "logit"
+    case.assert_near(out.boxes[0, : len(found)], "img0.boxes_input", tolerance["boxes_px"])
     case.assert_near(out.keypoint_logits[0, :4, :, ::2, ::2], "img0.keypoint_logits", tolerance["keypoint_scores"])
     theirs = case["img0.keypoints"][:, :, :2]
     assert float((found.keypoints[:, :, :2] - theirs).abs().max()) <= tolerance["keypoints_px"]

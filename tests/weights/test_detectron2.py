@@ -268,7 +268,9 @@ def test_norms_of_scale_and_shift_alone_are_frozen_ones():
 def test_a_missing_tensor_is_named(key):
     theirs, *_ = checkpoint("R50-FPN")
     del theirs[key]
-    with pytest.raises(CheckpointError, match=r"^the mapping lacks: [a-z0-9_.]+\. partial=True \(--partial\) starts it anew"):
+    with pytest.raises(
+        CheckpointError, match=r"^the mapping lacks: [a-z0-9_.]+\. partial=True \(--partial\) starts it anew"
+    ):
         maskrcnn.load(theirs)
 
 

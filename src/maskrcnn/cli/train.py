@@ -97,8 +97,12 @@ def train(
         int, typer.Option(help="Steps between checkpoints, besides every epoch's.")
     ] = DEFAULT.save_every,
     keypoints: Annotated[
-        bool, typer.Option("--keypoints", help="Also learn the keypoints that the data's categories name.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Also learn the keypoints that the data's categories name; by default if the weights know some.",
+            show_default=False,
+        ),
+    ] = None,
     keep_empty: Annotated[bool, typer.Option(help="Train on images without objects too.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     device: Device = None,
@@ -117,24 +121,22 @@ def train(
     changes = parse_overrides(overrides)
     if weights is None and "class_names" in changes:
         raise ConfigError("class_names cannot be set: a new network learns the classes of the data.")
+    if "keypoint_names" in changes:
+        raise ConfigError("keypoint_names cannot be set: --keypoints learns those that the data names.")
     if weights is not None and preset is not None:
         raise ConfigError("--weights bring their own network; leave out --preset, or the weights.")
     start = None if weights is None else find_weights(weights, quiet)
-    known = None if start is None else import_weights(start).config
-    masks = changes.get("masks", True if known is None else known.masks)
-    keypoints = keypoints or (known is not None and bool(known.keypoint_names))
+    imported = None if start is None else import_weights(start)
+    masks = changes.get("masks", True if imported is None else imported.config.masks)
+    known = () if imported is None else imported.config.keypoint_names
+    keypoints = bool(known) if keypoints is None else keypoints
     wanted = {"masks": masks, "keypoints": keypoints}
     training_set = open_dataset(data, "train", images, **wanted, keep_empty=keep_empty)
     validation_set = open_dataset(validation or data, "val", images, **wanted, optional=validation is None)
+    keypoint_names: tuple[str, ...] = ()
     if keypoints and isinstance(training_set, CocoDataset):
-        named = () if known is None else known.keypoint_names
-        numbered = all(name == f"keypoint {k}" for k, name in enumerate(named))  # by the importer, for want of names
-        have = training_set.keypoint_names
-        if named and named != have and not (numbered and len(named) == len(have)):
-            raise ConfigError(f"{weights} knows the keypoints {', '.join(named)}; the data has {', '.join(have)}.")
-        if known is not None and not named:
-            raise ConfigError(f"{weights} has no keypoint head; train it from a preset, or without --keypoints.")
-        changes |= {"keypoint_names": training_set.keypoint_names, "keypoint.skeleton": training_set.skeleton}
+        keypoint_names = training_set.keypoint_names
+        changes |= {"keypoint.skeleton": training_set.skeleton} if training_set.skeleton else {}
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:
         raise DatasetError(f"{training_set.annotation_file}: no image has an object to learn from.")
     trained = weights is not None or "backbone_weights" in changes
@@ -151,10 +153,11 @@ def train(
     report = reporter(quiet)
     names = training_set.class_names
     if start is None:
+        changes |= {"keypoint_names": keypoint_names}
         model = _from_random_weights(preset or "small-fpn", names, changes, seed, report)
     else:
         torch.manual_seed(seed)
-        model = load(start, class_names=names, overrides=changes)
+        model = load(start, class_names=names, overrides=changes, keypoint_names=keypoint_names)
     report.say(
         f"{bold(counted(len(training_set), 'image'))} to train on, {bold(len(validation_set or ()))} to evaluate "
         f"on; {counted(len(names), 'class')}. Learning rate {options.learning_rate:g} for "

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from maskrcnn.errors import DatasetError
 from maskrcnn.images import ImageLike, load_image
 from maskrcnn.structures import Target
 from maskrcnn.targets import check_target
@@ -66,3 +67,12 @@ class CheckedDataset:
         """Return what the data set calls an item, for messages: a path where it has one."""
         name = getattr(self.dataset, "image_name", None)
         return str(name(index)) if name is not None else f"item {index} of the data set"
+
+
+def check_keypoint_names(dataset: object, known: tuple[str, ...], which: str) -> None:
+    """Raise `DatasetError` where a data set names other keypoints than a network that has some, or in another order."""
+    names = getattr(dataset, "keypoint_names", ())
+    if known and names and tuple(names) != known:
+        raise DatasetError(
+            f"The {which} data has the keypoints {', '.join(names)}; the network has {', '.join(known)}."
+        )

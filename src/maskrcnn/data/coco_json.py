@@ -188,7 +188,10 @@ def _keypoint_names(
     """Return names and limbs; categories that name keypoints must name the same."""
     named = [c for c in categories if c.get("keypoints")]
     if not named:
-        raise DatasetError(f"{path}: no category names keypoints; each needs a list 'keypoints' of their names.")
+        raise DatasetError(
+            f"{path}: no category names keypoints; each needs a list 'keypoints' of their names. Without them, "
+            "train with --no-keypoints, or set keypoint_names=[]."
+        )
     names, first = named[0]["keypoints"], named[0]["name"]
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
         raise DatasetError(

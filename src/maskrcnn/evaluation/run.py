@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from maskrcnn.data.any import CheckedDataset, ImagesAndTargets
+from maskrcnn.data.any import CheckedDataset, ImagesAndTargets, check_keypoint_names
 from maskrcnn.errors import DatasetError, ImageFileError
 from maskrcnn.evaluation.coco_ap import CocoEvaluator
 from maskrcnn.evaluation.result import EvaluationResult
@@ -43,13 +43,14 @@ def evaluate(
         collect: is given every image's index and detections as they come.
 
     Raises:
-        DatasetError: the data has a class that the network does not know, or no image can be read.
+        DatasetError: the data has a class that the network does not know or other keypoints, or no image can be read.
     """
     reporter = reporter or Reporter(quiet=True)
     known = hasattr(dataset, "coco_ground_truth")
     names, masks = getattr(dataset, "class_names", model.config.class_names), model.config.masks
     place = _places(model.config.class_names, names)
     keypoints = model.config.keypoint_names
+    check_keypoint_names(dataset, keypoints, "evaluated")
     if known:
         evaluator = CocoEvaluator.from_dataset(dataset, masks, len(keypoints))  # type: ignore[arg-type]
     else:

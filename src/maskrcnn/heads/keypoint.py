@@ -17,6 +17,9 @@ from maskrcnn.ops.keypoints import heatmap_targets
 from maskrcnn.stages import stage
 from maskrcnn.structures import TargetBatch
 
+KEYPOINT_STD = 0.001
+"""Standard deviation of the predictor's first weights."""
+
 
 class KeypointHead(nn.Module):
     """A small fully convolutional network: one heatmap per keypoint, four times as fine as the crop."""
@@ -24,10 +27,11 @@ class KeypointHead(nn.Module):
     def __init__(self, config: KeypointHeadConfig, in_channels: int, num_keypoints: int) -> None:
         super().__init__()
         self.config = config
+        self.in_channels = in_channels
         widths = [in_channels] + [config.channels] * config.num_convs
         self.convs = nn.Sequential(*(ConvNorm(a, b, 3, "none", 0.0) for a, b in pairwise(widths)))
         self.deconv = nn.ConvTranspose2d(widths[-1], num_keypoints, 4, stride=2, padding=1)
-        init_predictor(self.deconv, std=0.001)
+        init_predictor(self.deconv, std=KEYPOINT_STD)
 
     def forward(self, crops: Float[Tensor, "R C size size"]) -> Float[Tensor, "R Kp S S"]:
         """Return heatmap logits; the last doubling is bilinear."""

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+MOST_PIXELS = 1 << 24
+"""Pixels of enlarged heatmaps that are held at a time, 64 MiB of float32; one heatmap is never cut."""
+
 
 def heatmap_targets(
     keypoints: Float[Tensor, "R Kp 3"], boxes: Float[Tensor, "R 4"], size: int
@@ -38,7 +41,8 @@ def read_heatmaps(
     """Return (x, y, score) of every keypoint, in the frame of the boxes.
 
     Each heatmap is enlarged (bicubic) to its box, rounded up to whole pixels and at least one, and its highest
-    pixel's centre is the keypoint.
+    pixel's centre is the keypoint. Of a large box few heatmaps are enlarged at a time, so that memory is bounded by the
+    box and not by the number of keypoints.
 
     Args:
         heatmaps: logits.
@@ -50,10 +54,20 @@ def read_heatmaps(
     sides = (boxes[:, 2:] - starts).clamp(min=1)
     found = heatmaps.new_zeros(*heatmaps.shape[:2], 3)
     for d, (heatmap, (width, height)) in enumerate(zip(heatmaps, sides.ceil().long().tolist(), strict=True)):
-        enlarged = F.interpolate(heatmap[None], size=(height, width), mode="bicubic", align_corners=False)[0]
-        best, place = enlarged.flatten(1).max(dim=1)
+        parts = heatmap.split(max(MOST_PIXELS // (height * width), 1))
+        highest = [_highest(part, (height, width)) for part in parts]
+        best, place = (torch.cat(of_parts) for of_parts in zip(*highest, strict=True))
         pixel = torch.stack((place % width, place // width), dim=1).to(heatmaps.dtype)
         whole = torch.tensor([width, height], dtype=heatmaps.dtype, device=heatmaps.device)
         found[d, :, :2] = (pixel + 0.5) * (sides[d] / whole) + starts[d]
         found[d, :, 2] = best if scores == "logit" else (best - heatmap.flatten(1).logsumexp(1)).exp()
     return found
+
+
+def _highest(
+    heatmaps: Float[Tensor, "Kp S S"], size: tuple[int, int]
+) -> tuple[Float[Tensor, " Kp"], Int64[Tensor, " Kp"]]:
+    """Return the highest value of each heatmap enlarged to (height, width), and its place, row · width + column."""
+    enlarged = F.interpolate(heatmaps[None], size=size, mode="bicubic", align_corners=False)[0]
+    best, place = enlarged.flatten(1).max(dim=1)
+    return best, place

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskrcnn.data.any import ImagesAndTargets
+from maskrcnn.data.any import ImagesAndTargets, check_keypoint_names
 from maskrcnn.errors import DatasetError, MaskRCNNError, NonFiniteLossError, WriteError
 from maskrcnn.evaluation import EvaluationResult, evaluate
 from maskrcnn.files import write_text
@@ -317,6 +317,7 @@ def _check_classes(model: MaskRCNN, dataset: ImagesAndTargets | None, which: str
             f"The {which} data has the classes {', '.join(names)}; "
             f"the network has {', '.join(model.config.class_names)}."
         )
+    check_keypoint_names(dataset, model.config.keypoint_names, which)
 
 
 def _summary(result: EvaluationResult) -> str:

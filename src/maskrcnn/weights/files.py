@@ -20,6 +20,7 @@ from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
 from maskrcnn.weights.classes import Carried, carry_classes
 from maskrcnn.weights.importing import Imported, described, some
+from maskrcnn.weights.keypoints import carry_keypoints, new_keypoint_head
 from maskrcnn.weights.read import as_tensors, read
 from maskrcnn.weights.releases import of_file
 
@@ -44,6 +45,7 @@ def load(
     class_names: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     partial: bool = False,
+    keypoint_names: Sequence[str] | None = None,
 ) -> MaskRCNN:
     """Return the network that a weights file describes, in eval mode, on the CPU.
 
@@ -59,6 +61,8 @@ def load(
             are as many.
         overrides: dotted configuration fields that the file does not tell, as `{"backbone.norm_eps": 0.0}`.
         partial: start parts that the file lacks from random weights.
+        keypoint_names: the keypoints that the network shall know, none to leave out its keypoint head. Of keypoints
+            that the file has under the same name all weights are kept; others start anew.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its tensors do not fit together.
@@ -66,7 +70,12 @@ def load(
         InputError: there is no such format.
     """
     imported = import_weights(source, format, partial)
+    anew: tuple[str, ...] = ()
+    if keypoint_names is not None:  # before the overrides, whose skeleton is that of the new keypoints
+        imported.config, imported.tensors, anew = carry_keypoints(imported.config, imported.tensors, keypoint_names)
     changed = adapt(imported, class_names, overrides)
+    if keypoint_names and not any(key.startswith("keypoint_head.") for key in imported.tensors):
+        imported.tensors = imported.tensors | new_keypoint_head(imported.config)
     if imported.assumed:
         told = "; ".join(f"{a.field} = {_plain(a.value)}" for a in imported.assumed)
         logger.warning("%s is %s. Assumed, since no tensor tells: %s.", imported.file, imported.kind, told)
@@ -74,6 +83,8 @@ def load(
         logger.warning("%s: no part of the network takes %s.", imported.file, some(imported.unused))
     if changed is not None and (changed.started or changed.renamed):
         logger.warning("%s: %s.", imported.file, changed.said())
+    if anew:
+        logger.warning("%s: keypoints: %s start%s anew.", imported.file, some(anew, 10), "s" * (len(anew) == 1))
     model, missing = build(imported, partial)
     if missing:
         logger.warning("%s: from random weights start %s.", imported.file, some(missing))
@@ -160,7 +171,8 @@ def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str
     tensors = {**counters, **tensors}
     missing = [k for k in wanted if k not in tensors]
     if missing and not partial:
-        raise CheckpointError(f"{name} lacks: {some(missing)}. partial=True (--partial) starts {'them' if len(missing) > 1 else 'it'} anew.")
+        those = "them" if len(missing) > 1 else "it"
+        raise CheckpointError(f"{name} lacks: {some(missing)}. partial=True (--partial) starts {those} anew.")
     wrong = [
         f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
         for k, v in wanted.items()
