@@ -82,6 +82,8 @@ def init_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, relu: bool = T
         relu: whether a ReLU follows, which halves the variance that the weights then make up for.
         gain: what the weights are multiplied by besides.
     """
+    if layer.weight.is_meta:  # weights to come from a file; drawing even these imports PyTorch's compiler, half a second
+        return
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if relu else "linear")
     with torch.no_grad():
         layer.weight.mul_(gain)
@@ -91,6 +93,8 @@ def init_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, relu: bool = T
 
 def init_predictor(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, std: float) -> None:
     """Fill a predictor: small normal weights, so that training starts from neutral guesses; zero bias."""
+    if layer.weight.is_meta:
+        return
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -62,6 +62,12 @@ def test_weights_of_our_own_are_mapped_not_copied(saved):
         assert tensor.data_ptr() == imported.tensors[name].data_ptr(), name
 
 
+def test_no_random_weights_are_drawn_in_place_of_those_of_a_file(saved, monkeypatch):
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda *a, **k: pytest.fail("drawn"))
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda *a, **k: pytest.fail("drawn"))
+    maskrcnn.load(saved)
+
+
 def test_a_mapping_keeps_its_memory_to_itself():
     theirs, _ = checkpoint()
     before = {key: tensor.clone() for key, tensor in theirs.items()}
