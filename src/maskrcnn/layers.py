@@ -82,7 +82,9 @@ def init_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, relu: bool = T
         relu: whether a ReLU follows, which halves the variance that the weights then make up for.
         gain: what the weights are multiplied by besides.
     """
-    if layer.weight.is_meta:  # weights to come from a file; drawing even these imports PyTorch's compiler, half a second
+    if (
+        layer.weight.is_meta
+    ):  # weights to come from a file; drawing even these imports PyTorch's compiler, half a second
         return
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if relu else "linear")
     with torch.no_grad():

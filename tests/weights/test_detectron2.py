@@ -30,6 +30,7 @@ NETWORKS = {
         {**PLAIN, **NARROW, "backbone.dilate_c5": True, "box.fc_channels": 16, "mask.channels": 16},
     ),
     "LSJ": ("resnet50-fpn", LSJ),
+    "SyncBN": ("resnet50-fpn", {**LSJ, "rpn.num_convs": 1}),
     "keypoints": (
         "resnet50-fpn",
         {**FPN, "masks": False, "keypoint_names": tuple(f"keypoint {k}" for k in range(5)), "keypoint.channels": 16},
@@ -122,6 +123,7 @@ def test_the_network_runs(name):
         ("R50-C4", True, (1.0, 1.0, 1.0), 2),
         ("X101-FPN", False, (57.375, 57.12, 58.395), 2),
         ("LSJ", True, (1.0, 1.0, 1.0), 0),
+        ("SyncBN", False, (1.0, 1.0, 1.0), 0),
         ("GN", False, (1.0, 1.0, 1.0), 0),
     ],
 )

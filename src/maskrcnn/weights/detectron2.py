@@ -107,7 +107,7 @@ def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imp
         if values.get(section) and values[section]["norm"] == "frozen_batch":
             values[section]["norm"] = "batch"
     values["backbone"]["frozen_stages"] = 0 if trained_from_scratch else 2
-    image, assumed = _pixels(tensors, values["backbone"], file)
+    image, assumed = _pixels(tensors, values, file)
     values["backbone"]["stride_in_1x1"] = assumed[0].value
     dialect = merged({"class_names": names_for(num_classes, num_keypoints)}, DIALECT, {"image": image})
     if num_keypoints:
@@ -149,9 +149,13 @@ def _stored_anchors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _pixels(
-    tensors: Mapping[str, Tensor], backbone: Mapping[str, Any], file: str
+    tensors: Mapping[str, Tensor], values: Mapping[str, Any], file: str
 ) -> tuple[dict[str, Any], list[Assumption]]:
-    """Return the pixel statistics, and what of them and of the stride is assumed (the stride first)."""
+    """Return the pixel statistics, and what of them and of the stride is assumed (the stride first).
+
+    Of the zoo's networks that are normed in the FPN too, GroupNorm's and the one with SyncBN have their stride in the
+    3 × 3; the new baselines, whose RPN has two convolutions, in the 1 × 1.
+    """
     if "pixel_std" in tensors and "pixel_mean" in tensors:
         mean, std = (tuple(round(float(v), 4) for v in tensors[k].flatten()) for k in ("pixel_mean", "pixel_std"))
         if len(mean) != 3 or len(std) != 3 or not all(v > 0 for v in std):
@@ -162,10 +166,16 @@ def _pixels(
         return {"channel_order": order, "mean": mean, "std": std}, [
             Assumption("backbone.stride_in_1x1", not divided, why)
         ]
-    resnext, group_norm = backbone["groups"] > 1, backbone["norm"] == "group"
+    resnext = values["backbone"]["groups"] > 1
     image = {"channel_order": "bgr", "mean": BGR_MEAN, "std": RESNEXT_STD if resnext else (1.0, 1.0, 1.0)}
+    exception = ""
+    if resnext:
+        exception = "ResNeXt"
+    elif values["backbone"]["norm"] == "group":
+        exception = "networks with GroupNorm"
+    elif values["fpn"] is not None and values["fpn"]["norm"] == "batch" and values["rpn"]["num_convs"] == 1:
+        exception = "network with SyncBN"
     why = "as the zoo's ResNets, which are MSRA's; false for torchvision's"
-    if resnext or group_norm:
-        why = f"as the zoo's {'ResNeXt' if resnext else 'networks with GroupNorm'}"
     pixels = [Assumption(f"image.{name}", value, "as in the model zoo") for name, value in image.items()]
-    return image, [Assumption("backbone.stride_in_1x1", not (resnext or group_norm), why), *pixels]
+    stride = Assumption("backbone.stride_in_1x1", not exception, f"as the zoo's {exception}" if exception else why)
+    return image, [stride, *pixels]

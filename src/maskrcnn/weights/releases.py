@@ -171,6 +171,9 @@ COCO-InstanceSegmentation/mask_rcnn_R_101_C4_3x/138363239/a2914c 42.6 36.7
 COCO-InstanceSegmentation/mask_rcnn_R_101_DC5_3x/138363294/0464b7 41.9 37.3
 COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x/138205316/a3ec72 42.9 38.6
 COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x/139653917/2d9806 44.3 39.5
+Misc/mask_rcnn_R_50_FPN_3x_gn/138602888/dc5d9e 42.6 38.6
+Misc/mask_rcnn_R_50_FPN_3x_syncbn/169527823/3b3c51 41.9 37.8
+Misc/scratch_mask_rcnn_R_50_FPN_3x_gn/138602908/01ca85 39.9 36.6
 new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ/42047764/bb69de 44.6 40.3
 new_baselines/mask_rcnn_R_50_FPN_200ep_LSJ/42047638/89a8d3 46.3 41.7
 new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ/42019571/14d201 47.4 42.5
