@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import http.client
 import http.server
 import os
 import ssl
@@ -166,6 +167,39 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(monkeypatch):
         download.fetch(Release("test/y", "https://x/y.pth", "sha256", "0", "", ""))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError(1, "bad record mac"), TimeoutError("timed out")],
+    ids=["route", "TLS", "timeout"],
+)
+@pytest.mark.parametrize("when", ["headers", "content"])
+def test_a_network_that_fails_is_tried_again_and_not_taken_for_the_disk(server, monkeypatch, error, when):
+    broken, whose = (
+        (http.client.HTTPConnection, "getresponse") if when == "headers" else (http.client.HTTPResponse, "read")
+    )
+    real, failures = getattr(broken, whose), [error]
+
+    def fail_once(self, *arguments):
+        if failures:
+            raise failures.pop()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(broken, whose, fail_once)
+    fetched(server)
+    assert not failures
+
+
+def test_a_network_that_stays_away_is_named_as_the_cause(server, monkeypatch):
+    def fail(self, *arguments):
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", fail)
+    monkeypatch.setattr(download, "TRIES", 2)
+    with pytest.raises(DownloadError, match=r"Cannot fetch http://.*: No route to host\. By hand"):
+        download.fetch(release(server))
+    assert len(server.requests) == 2
+
+
 def test_an_interrupted_download_goes_on_in_the_next_run(server, monkeypatch):
     server.faults = [(2_000_000,)]
     monkeypatch.setattr(download, "TRIES", 1)
@@ -231,7 +265,7 @@ def test_without_a_digest_the_size_is_checked(server):
 
 def test_a_page_to_sign_in_is_no_file(server):
     server.type = "text/html; charset=utf-8"
-    with pytest.raises(DownloadError, match="gave a web page, not the file"):
+    with pytest.raises(DownloadError, match=r"gave a web page, not the file.*By hand: download http://.*/file\.bin"):
         download.fetch(release(server, digest=""))
     assert not download.place(release(server, digest="")).exists()
 

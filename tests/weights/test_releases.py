@@ -1,5 +1,6 @@
 """The table of published checkpoints: names, digests, and files recognised by them."""
 
+import hashlib
 import re
 
 import pytest
@@ -68,3 +69,16 @@ def test_under_another_name_it_is_known_by_its_size_first(only, tmp_path):
 def test_another_file_of_that_name_is_not_it(only, caplog):
     assert maskrcnn.load(only(digest="00000000")).config.backbone.norm_eps == 1e-5
     assert "Assumed, since no tensor tells: backbone.norm_eps = 1e-05" in caplog.text
+
+
+def test_md5_is_taken_where_it_is_forbidden_for_secrets(tmp_path, monkeypatch):
+    real = hashlib.new
+
+    def strict(name, data=b"", *, usedforsecurity=True):
+        if name == "md5" and usedforsecurity:
+            raise ValueError("disabled for FIPS")
+        return real(name, data, usedforsecurity=usedforsecurity)
+
+    monkeypatch.setattr(hashlib, "new", strict)
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digest(tmp_path / "file", "md5") == "900150983cd24fb0d6963f7d28e17f72"

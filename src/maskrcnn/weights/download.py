@@ -100,7 +100,7 @@ def _download(release: Release, path: Path, reporter: Reporter, by_hand: str) ->
     furthest = failures = 0
     while True:
         try:
-            _continue(release, part, reporter)
+            _continue(release, part, reporter, by_hand)
             break
         except urllib.error.HTTPError as e:
             if e.code == 416:  # what is there does not belong to the file as it is now
@@ -158,7 +158,18 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _continue(release: Release, part: Path, reporter: Reporter) -> None:
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """Raise what the network does as `ConnectionError`, to tell it from what the disk does: both are OSErrors."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except OSError as e:
+        raise ConnectionError(e.strerror or str(e) or type(e).__name__) from None
+
+
+def _continue(release: Release, part: Path, reporter: Reporter, by_hand: str) -> None:
     """Fetch what is missing of a file; raise where the connection ends too early."""
     have = part.stat().st_size if part.exists() else 0
     tag = part.with_name(f"{part.name}.etag")
@@ -166,10 +177,13 @@ def _continue(release: Release, part: Path, reporter: Reporter) -> None:
     if have and tag.exists():
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", tag.read_text(encoding="utf-8"))
-    with urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT) as answer:
+    with _network_errors():
+        answer = urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT)
+    with answer:
         if answer.headers.get_content_type() == "text/html":
             raise DownloadError(
-                f"{release.address} gave a web page, not the file, as a network does that wants you to sign in first."
+                f"{release.address} gave a web page, not the file, as a network does that wants you to sign in first. "
+                f"{by_hand}"
             )
         if answer.status != 206:
             have = 0
@@ -196,7 +210,11 @@ def _copy(answer: Any, file: Any, have: int, total: int | None, release: Release
     megabytes = -(-(total or release.size or 0) // CHUNK)
     received = 0
     with reporter.bar(f"fetching {escape(release.file_name)}, MB", megabytes, have // CHUNK) as bar:
-        while chunk := answer.read(CHUNK):
+        while True:
+            with _network_errors():
+                chunk = answer.read(CHUNK)
+            if not chunk:
+                break
             file.write(chunk)
             before, received = received, received + len(chunk)
             for _ in range((have + received) // CHUNK - (have + before) // CHUNK):

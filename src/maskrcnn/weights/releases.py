@@ -64,7 +64,8 @@ class Release:
 def file_digest(path: Path, algorithm: str) -> str:
     """Return the digest of a file in hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        # systems that forbid MD5 for secrets allow it for this
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def find(name: str) -> Release:
