@@ -7,6 +7,7 @@ import torch
 from cli_words import words
 
 import maskrcnn
+from reference import resnet as reference
 from tiny import SIDE
 
 
@@ -102,6 +103,27 @@ def test_the_whole_backbone_learns_from_random_weights(run, labelled, tmp_path, 
     config = maskrcnn.load(tmp_path / "run" / "model.safetensors").config
     assert (status, config.backbone.norm, config.backbone.frozen_stages) == (0, norm, frozen)
     assert (said in words(err)) if said else ("From random weights" not in err)
+
+
+def test_a_backbone_from_a_classifier_keeps_the_papers_recipe(run, labelled, tmp_path):
+    state = reference.state(18)
+    torch.save(state, tmp_path / "r.pth")
+    narrow = [w for k in ("backbone.width=8", "fpn.channels=8", "image.min_size=64") for w in ("--set", k)]
+    options = ["-o", tmp_path / "run", "--epochs", 1, "--preset", "resnet18-fpn", "--device", "cpu", *narrow]
+    data = labelled / "annotations" / "train.json"
+    status, _, err = run("train", data, *options, "--set", f"backbone_weights={tmp_path / 'r.pth'}")
+    assert status == 0
+    assert f"Mask R-CNN on ResNet-18-FPN with 3 classes, its backbone from {tmp_path / 'r.pth'}." in words(err)
+    assert "Learning rate 0.0001" in err and "From random weights" not in err
+    model = maskrcnn.load(tmp_path / "run" / "model.safetensors")
+    assert (model.config.backbone.norm, model.config.backbone.frozen_stages) == ("frozen_batch", 2)
+    assert torch.equal(model.backbone.layer1[1].conv2.weight, state["layer1.1.conv2.weight"])  # frozen
+    assert not torch.equal(model.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+def test_no_classifier_is_a_start_from_random_weights(train, labelled):
+    _, _, err = train(labelled, "--set", "backbone_weights=null")
+    assert "Learning rate 0.001 " in err
 
 
 def test_weights_of_other_classes_keep_those_they_share(run, labelled, weights, tmp_path, caplog):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import maskrcnn
 from maskrcnn import Config, MaskRCNN
-from maskrcnn.errors import CheckpointError, ConfigError
+from maskrcnn.errors import CheckpointError, ConfigError, InputError
 from maskrcnn.weights import files
 from reference import resnet as reference
 
@@ -31,7 +31,7 @@ def assert_features(model, theirs):
     with torch.inference_mode():
         ours = model.eval().backbone(x)
     for name, expected in zip(("c2", "c3", "c4", "c5"), theirs(x), strict=True):
-        torch.testing.assert_close(ours[name], expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -98,7 +98,7 @@ def test_detectrons_pickles(tmp_path, statistics, groups, per_group):
     if not statistics:
         for key in state:
             if "running" in key:
-                state[key] = torch.zeros_like(state[key]) if "mean" in key else torch.ones_like(state[key])
+                state[key] = torch.full_like(state[key], 0.0 if "mean" in key else 1 - 1e-5)
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"blobs": caffe2(state, statistics)}, protocol=2))
     shape = {"backbone.groups": groups, "backbone.width_per_group": per_group} if groups > 1 else {}
@@ -107,6 +107,8 @@ def test_detectrons_pickles(tmp_path, statistics, groups, per_group):
     assert config.backbone.stride_in_1x1 == (groups == 1) and config.image.channel_order == "bgr"
     assert config.image.std == ((1.0, 1.0, 1.0) if groups == 1 else (57.375, 57.12, 58.395))
     assert_features(model, lambda x: reference.features(state, x, 50, groups, stride_in_1x1=groups == 1))
+    if not statistics:  # to the last bit a scale and a shift: eps has no effect
+        assert torch.equal(model.backbone.bn1.running_var + config.backbone.norm_eps, torch.ones(WIDTH))
 
 
 def test_torchvisions_resnet_as_detectron2_converts_it(tmp_path):
@@ -126,47 +128,74 @@ def test_torchvisions_resnet_as_detectron2_converts_it(tmp_path):
     assert_features(model, lambda x: reference.features(state, x, 50))
 
 
-def test_keras_resnet50(tmp_path):
+KERAS_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_std"}
+KERAS_LATER_PARTS = {**KERAS_PARTS, "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def keras_name(key):
+    """The path of a dataset in fchollet's file of 2016."""
+    found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", key)
+    layer, part = ("conv1" if key.startswith("conv1") else "bn_conv1"), key.rsplit(".", 1)[-1]
+    is_conv = key.startswith("conv1")
+    if found:
+        stage, block, kind, k, part = found.groups()
+        is_conv = kind == "conv" or (kind == "downsample." and k == "0")
+        branch = "branch1" if kind == "downsample." else f"branch2{'abc'[int(k) - 1]}"
+        layer = f"{'res' if is_conv else 'bn'}{int(stage) + 1}{'abcdef'[int(block)]}_{branch}"
+    part = {"weight": "W", "bias": "b"}[part] if is_conv else KERAS_PARTS[part]
+    return f"{layer}/{layer}_{part}_1:0"
+
+
+def keras_later_name(key):
+    """The path of a dataset in files of keras-applications' resnet_common, and of tf.keras."""
+    found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", key)
+    layer, part = ("conv1_conv" if key.startswith("conv1") else "conv1_bn"), key.rsplit(".", 1)[-1]
+    if found:
+        stage, block, kind, k, part = found.groups()
+        number, kind = ("0", ("conv", "bn")[int(k)]) if kind == "downsample." else (k, kind)
+        layer = f"conv{int(stage) + 1}_block{int(block) + 1}_{number}_{kind}"
+    part = {"weight": "kernel", "bias": "bias"}[part] if layer.endswith("conv") else KERAS_LATER_PARTS[part]
+    return f"{layer}/{layer}/{part}:0"
+
+
+def with_biases(state):
+    """The datasets' values by torchvision's names: kernels in TensorFlow's layout, each with a bias."""
+    generator = torch.Generator().manual_seed(3)
+    values = {k: v for k, v in state.items() if not k.startswith("fc") and "tracked" not in k}
+    for key in [key for key in values if values[key].dim() == 4]:
+        values[key.replace("weight", "bias")] = torch.randn(len(state[key]), generator=generator)
+        values[key] = state[key].permute(2, 3, 1, 0)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name_of", "eps", "stem_padding"),
+    [(keras_name, 1e-3, "end"), (keras_later_name, 1.001e-5, "around")],
+    ids=["fchollet's of 2016", "keras-applications"],
+)
+def test_keras_resnet50(tmp_path, name_of, eps, stem_padding):
     h5py = pytest.importorskip("h5py", reason="reads Keras files")
     state = reference.state(50)
-    bias = {
-        k: torch.randn(len(v), generator=torch.Generator().manual_seed(3)) for k, v in state.items() if v.dim() == 4
-    }
-    parts = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_std"}
+    values = with_biases(state)
     with h5py.File(tmp_path / "notop.h5", "w") as file:
-
-        def write(layer, part, tensor):
-            file[f"{layer}/{layer}_{part}_1:0"] = tensor.numpy()
-
-        for key, tensor in state.items():
-            found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", key)
-            layer, part = ("conv1" if key.startswith("conv1") else "bn_conv1"), key.rsplit(".", 1)[-1]
-            if found:
-                stage, block, kind, k, part = found.groups()
-                branch = "branch1" if kind == "downsample." else f"branch2{'abc'[int(k) - 1]}"
-                prefix = "bn" if kind == "bn" or (kind == "downsample." and k == "1") else "res"
-                layer = f"{prefix}{int(stage) + 1}{'abcdef'[int(block)]}_{branch}"
-            if tensor.dim() == 4:
-                write(layer, "W", tensor.permute(2, 3, 1, 0))
-                write(layer, "b", bias[key])
-            elif part in parts and not key.startswith("fc"):
-                write(layer, parts[part], tensor)
+        for key, value in values.items():
+            file[name_of(key)] = value.numpy()
     model = network(tmp_path / "notop.h5")
-    config = model.config
-    assert (config.backbone.norm_eps, config.backbone.stem_padding, config.image.channel_order) == (1e-3, "end", "bgr")
+    backbone, image = model.config.backbone, model.config.image
+    assert (backbone.norm_eps, backbone.stem_padding, image.channel_order) == (eps, stem_padding, "bgr")
     shifted = dict(state)
-    for key, value in bias.items():  # a bias before a norm is a mean taken off
-        name = key.removesuffix(".weight")
-        name = re.sub(r"conv(\d)$", r"bn\1", name).replace("downsample.0", "downsample.1")
-        shifted[f"{name}.running_mean"] = state[f"{name}.running_mean"] - value
+    for key in state:  # a bias before a norm is a mean taken off
+        if state[key].dim() == 4:
+            conv = key.removesuffix(".weight")
+            norm = re.sub(r"conv(\d)$", r"bn\1", conv).replace("downsample.0", "downsample.1")
+            shifted[f"{norm}.running_mean"] = state[f"{norm}.running_mean"] - values[f"{conv}.bias"]
     model.backbone.maxpool = torch.nn.MaxPool2d(3, 2, 1)  # what the plain computation has
-    assert_features(model, lambda x: reference.features(shifted, x, 50, stride_in_1x1=True, eps=1e-3))
+    assert_features(model, lambda x: reference.features(shifted, x, 50, stride_in_1x1=True, eps=eps))
 
 
-@pytest.mark.parametrize("batch_norm", [False, True], ids=["vgg16", "vgg16_bn"])
-def test_vgg(tmp_path, batch_norm):
+def vgg(batch_norm):
+    """A narrow VGG-16 as torchvision builds it, and its state dict."""
     plan = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")
-    torch.manual_seed(0)
     layers, inputs = [], 3
     for step in plan:
         if step == "M":
@@ -178,17 +207,65 @@ def test_vgg(tmp_path, batch_norm):
         inputs = step
     theirs = torch.nn.Sequential(*layers).eval()
     state = {f"features.{key}": value for key, value in theirs.state_dict().items()}
-    torch.save({**state, "classifier.0.weight": torch.zeros(3, 3)}, tmp_path / "vgg.pth")
+    return theirs, {**state, "classifier.0.weight": torch.zeros(3, 3)}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("batch_norm", [False, True], ids=["vgg16", "vgg16_bn"])
+def test_vgg(tmp_path, batch_norm, suffix):
+    theirs, state = vgg(batch_norm)
+    path = tmp_path / f"vgg{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(state, path)  # safetensors puts a layer's bias before its weight
     if batch_norm:
         with pytest.raises(CheckpointError, match=r"a VGG-16 with BatchNorm, .* set backbone\.norm to frozen_batch"):
-            network(tmp_path / "vgg.pth", "vgg16-fpn", **{"backbone.norm": "none"})
-    model = network(tmp_path / "vgg.pth", "vgg16-fpn", **({"backbone.norm": "frozen_batch"} if batch_norm else {}))
-    pools = [i for i, step in enumerate(layers) if isinstance(step, torch.nn.MaxPool2d)]
+            network(path, "vgg16-fpn", **{"backbone.norm": "none"})
+    model = network(path, "vgg16-fpn", **({"backbone.norm": "frozen_batch"} if batch_norm else {}))
+    pools = [i for i, layer in enumerate(theirs) if isinstance(layer, torch.nn.MaxPool2d)]
 
     def maps(x):
         return [theirs[: pools[k]](x) for k in (2, 3, 4)] + [theirs(x)]
 
     assert_features(model, maps)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"features.28.weight": None}, r"v\.pth has 12 convolutions of a VGG; VGG-16 has 13\."),
+        ({"features.31.weight": torch.zeros(64, 64, 3, 3)}, r"has 14 convolutions of a VGG"),
+        ({"features.3.squeeze.weight": torch.zeros(1)}, r"no part of a backbone corresponds to 'features\.3\.squeeze"),
+        ({"features.1.weight": torch.zeros(8)}, r"has tensors without a place: backbone\.block1\.0\.norm\.weight"),
+        ({"features.0.bias": None}, r"v\.pth lacks backbone\.block1\.0\.conv\.bias\."),
+        ({"features.0.bias": torch.zeros(3)}, r"v\.pth does not fit in backbone\.block1\.0\.conv\.bias\."),
+    ],
+    ids=["VGG-13", "VGG-19", "a layer with parts", "half a norm", "missing", "shape"],
+)
+def test_another_vgg_is_refused(tmp_path, edit, said):
+    state = {k: v for k, v in {**vgg(False)[1], **edit}.items() if v is not None}
+    torch.save(state, tmp_path / "v.pth")
+    with pytest.raises(CheckpointError, match=said):
+        network(tmp_path / "v.pth", "vgg16-fpn")
+
+
+@pytest.mark.parametrize(
+    ("bias", "said"),
+    [
+        (None, r"v\.pth lacks: backbone\.block1\.0\.conv\.bias\.$"),
+        (torch.tensor(1.0), r"running_mean is \[8\] and .*conv\.bias \[\]; they must be alike\."),
+        (torch.zeros(3), r"running_mean is \[8\] and .*conv\.bias \[3\]; they must be alike\."),
+    ],
+    ids=["missing", "a number", "shape"],
+)
+def test_a_bias_that_a_norm_cannot_take_is_refused(tmp_path, bias, said):
+    state = {k: v for k, v in {**vgg(True)[1], "features.0.bias": bias}.items() if v is not None}
+    torch.save(state, tmp_path / "v.pth")
+    with pytest.raises(CheckpointError, match=said):
+        network(tmp_path / "v.pth", "vgg16-fpn", **{"backbone.norm": "frozen_batch"})
+
+
+def test_a_published_detector_is_refused_before_it_is_fetched():
+    with pytest.raises(InputError, match=r"is a detector; backbone_weights takes an image classifier"):
+        network("torchvision/maskrcnn_resnet50_fpn")
 
 
 def test_the_fifth_stage_of_a_c4_network_is_its_head(tmp_path):
@@ -204,7 +281,7 @@ def test_the_fifth_stage_of_a_c4_network_is_its_head(tmp_path):
         ("resnet101-fpn", {}, r"holds a ResNet-50, not the configuration's backbone; set backbone\.depth to 50\."),
         ("resnet50-fpn", {"backbone.width": 16}, r"set backbone\.width to 8\."),
         ("resnet50-fpn", {"backbone.norm": "group"}, r"set backbone\.norm to frozen_batch\."),
-        ("vgg16-fpn", {}, r"holds a ResNet; take a preset of that kind, or set backbone\.kind to resnet\."),
+        ("vgg16-fpn", {}, r"holds a ResNet, .*; take the preset resnet50 or resnet50-fpn\."),
     ],
     ids=["depth", "width", "norm", "kind"],
 )

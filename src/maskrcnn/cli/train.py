@@ -33,6 +33,7 @@ from maskrcnn.progress import Reporter
 from maskrcnn.training import TrainOptions
 from maskrcnn.training import train as run_training
 from maskrcnn.weights.files import import_weights, load
+from maskrcnn.weights.importing import described
 
 DEFAULT = TrainOptions()
 
@@ -139,7 +140,7 @@ def train(
         changes |= {"keypoint.skeleton": training_set.skeleton} if training_set.skeleton else {}
     if isinstance(training_set, CocoDataset) and not training_set.num_objects:
         raise DatasetError(f"{training_set.annotation_file}: no image has an object to learn from.")
-    trained = weights is not None or "backbone_weights" in changes
+    trained = weights is not None or changes.get("backbone_weights") is not None
     adamw_rate = DEFAULT.learning_rate / (10 if trained else 1)
     images_per_step = max(batch_size, 1) * int(os.environ.get("WORLD_SIZE", "1"))
     default_rate = adamw_rate if optimizer == "adamw" else 0.00125 * images_per_step
@@ -170,8 +171,8 @@ def train(
         return
     if as_json:
         figures = None if result.evaluation is None else json.loads(result.evaluation.to_json())
-        described = {"weights": str(result.weights), "best": str(result.best), "steps": result.steps}
-        typer.echo(json.dumps({**described, "evaluation": figures}))
+        written = {"weights": str(result.weights), "best": str(result.best), "steps": result.steps}
+        typer.echo(json.dumps({**written, "evaluation": figures}))
     elif result.evaluation is not None:
         Console().print(result.evaluation)
         report.say("These are the figures of the last weights, model.safetensors.")
@@ -195,7 +196,7 @@ def _from_random_weights(
     if config.backbone_weights is not None:
         torch.manual_seed(seed)
         model = MaskRCNN(config)
-        report.say(f"The backbone starts from {escape(config.backbone_weights)}.")
+        report.say(f"{described(model.config)}, its backbone from {escape(config.backbone_weights)}.")
         return model
     learn: dict[str, Any] = {"backbone.frozen_stages": 0}
     if config.backbone.norm in ("none", "frozen_batch"):

@@ -6,17 +6,18 @@ Whatever the file, its tensors get the names that torchvision's ResNet gives the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from maskrcnn.backbones.vgg import CONVS
 from maskrcnn.config import Config, ResNetConfig
-from maskrcnn.errors import CheckpointError
+from maskrcnn.errors import CheckpointError, counted
 from maskrcnn.weights import matterport
-from maskrcnn.weights.importing import Tensors, add_statistics, renamed, resnet, some
-from maskrcnn.weights.published import locate
+from maskrcnn.weights.importing import Renames, Tensors, add_statistics, renamed, resnet, some
+from maskrcnn.weights.published import locate_classifier
 from maskrcnn.weights.read import read
 
 if TYPE_CHECKING:
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 IMAGENET = {"channel_order": "rgb", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "pixel_scale": 1 / 255}
 BGR = {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0), "pixel_scale": 1.0}
+KERAS_BGR = {**BGR, "mean": (103.939, 116.779, 123.68)}
+"""Keras trained on BGR less these means, as Caffe did. Matterport feeds the same weights RGB less its own."""
+NORM_EPS = 1e-5
+STRIDE_3X3: dict[str, Any] = {"stride_in_1x1": False, "norm_eps": NORM_EPS, "stem_padding": "around"}
+STRIDE_1X1: dict[str, Any] = {**STRIDE_3X3, "stride_in_1x1": True}
 Dialect = dict[str, dict[str, Any]]
 
-TORCHVISION: Dialect = {"image": IMAGENET, "backbone": {"stride_in_1x1": False, "norm_eps": 1e-5}}
-MSRA: Dialect = {"image": BGR, "backbone": {"stride_in_1x1": True, "norm_eps": 1e-5}}
-RESNEXT: Dialect = {
-    "image": {**BGR, "std": (57.375, 57.12, 58.395)},
-    "backbone": {"stride_in_1x1": False, "norm_eps": 1e-5},
-}
+TORCHVISION: Dialect = {"image": IMAGENET, "backbone": STRIDE_3X3}
+MSRA: Dialect = {"image": BGR, "backbone": STRIDE_1X1}
+RESNEXT: Dialect = {"image": {**BGR, "std": (57.375, 57.12, 58.395)}, "backbone": STRIDE_3X3}
 DETECTRON2_TORCHVISION: Dialect = {
     "image": {
         "channel_order": "rgb",
@@ -39,14 +42,13 @@ DETECTRON2_TORCHVISION: Dialect = {
         "std": (58.395, 57.12, 57.375),
         "pixel_scale": 1.0,
     },
-    "backbone": {"stride_in_1x1": False, "norm_eps": 1e-5},
+    "backbone": STRIDE_3X3,
 }
-KERAS: Dialect = {
-    "image": {**BGR, "mean": (103.939, 116.779, 123.68)},
-    "backbone": {"stride_in_1x1": True, "norm_eps": 1e-3, "stem_padding": "end"},
-}
-"""Keras trained on BGR less these means, as Caffe did. Matterport feeds the same weights RGB less its own."""
+KERAS: Dialect = {"image": KERAS_BGR, "backbone": {**STRIDE_1X1, "norm_eps": 1e-3, "stem_padding": "end"}}
+KERAS_LATER: Dialect = {"image": KERAS_BGR, "backbone": {**STRIDE_1X1, "norm_eps": 1.001e-5}}
+"""The resnet_common of keras-applications, and tf.keras: other names, another eps, padding all around the stem."""
 
+KERAS_LAYERS = tuple((theirs, ours.removeprefix("backbone.")) for theirs, ours in matterport.BACKBONE_LAYERS)
 CAFFE2 = (
     (r"conv1_w", r"conv1.weight"),
     (r"(?:res_)?conv1_bn_(\w+)", r"bn1.\1"),
@@ -69,6 +71,13 @@ DETECTRON2 = (
     (r"res(\d)\.(\d+)\.conv(\d)\.norm\.(.*)", r"layer<1-1>.\2.bn\3.\4"),
     (r"res(\d)\.(\d+)\.conv(\d)\.(.*)", r"layer<1-1>.\2.conv\3.\4"),
 )
+KERAS_LATER_LAYERS = (
+    (r"conv1_conv", r"conv1"),
+    (r"conv1_bn", r"bn1"),
+    (r"conv(\d)_block(\d+)_0_conv", r"layer<1-1>.<2-1>.downsample.0"),
+    (r"conv(\d)_block(\d+)_0_bn", r"layer<1-1>.<2-1>.downsample.1"),
+    (r"conv(\d)_block(\d+)_(\d)_(conv|bn)", r"layer<1-1>.<2-1>.\4\3"),
+)
 CLASSIFIER = (
     *(r"fc\.\w+", r"classifier\..*", r"head\..*", r"pre_logits\..*", r"stem\.fc\..*", r"linear\..*"),
     r"conv1_b",  # MSRA's stem has a bias; Detectron and Detectron2 leave it out
@@ -76,8 +85,7 @@ CLASSIFIER = (
         r"(pred|fc1000|linear)_[wb]",
         r".*_momentum",
         r"(lr|model_iter|weight_order|cfg)",
-        r"fc1000/.*",
-        r"predictions/.*",
+        r"(fc1000|probs|predictions)/.*",
     ),
 )
 """Names of what a detector has no use for."""
@@ -96,10 +104,10 @@ def read_backbone(config: Config) -> Start:
     Raises:
         CheckpointError: the file cannot be read, is no classifier that we know, or does not fit the configuration;
             the message says what it holds and which fields to set.
-        InputError, DownloadError: as `published.locate`.
+        InputError, DownloadError: as `published.locate_classifier`.
     """
     source = str(config.backbone_weights)
-    tensors, dialect = convert(dict(read(locate(source)).tensors), source)
+    tensors, dialect = convert(dict(read(locate_classifier(source)).tensors), source)
     _check_architecture(tensors, config)
     changes = {f"{section}.{name}": value for section, fields in dialect.items() for name, value in fields.items()}
     if config.backbone.kind == "vgg":
@@ -115,17 +123,16 @@ def convert(tensors: dict[str, Tensor], file: str) -> tuple[Tensors, Dialect]:
     """
     if "stem.conv1.weight" in tensors:
         ours = _renamed(tensors, lambda key: renamed(key, DETECTRON2), file)
-        add_statistics(ours)
+        _fix_scale_and_shift(ours)
         return ours, DETECTRON2_TORCHVISION
     if "conv1_w" in tensors:
         ours = _renamed(tensors, _caffe2_name, file)
-        add_statistics(ours)
+        _fix_scale_and_shift(ours)
         return ours, RESNEXT if resnet(ours)["groups"] > 1 else MSRA
     if any(key.startswith("res2a_branch2a/") for key in tensors):
-        ours = _renamed(tensors, _keras_name, file)
-        ours = Tensors(file, {key: matterport.torch_layout(tensor) for key, tensor in ours.items()})
-        matterport.fold_biases(ours)
-        return ours, KERAS
+        return _keras(tensors, KERAS_LAYERS, file), KERAS
+    if any(key.startswith("conv2_block1_1_conv/") for key in tensors):
+        return _keras(tensors, KERAS_LATER_LAYERS, file), KERAS_LATER
     if "features.0.weight" in tensors:
         return _vgg(tensors, file), TORCHVISION
     if "conv1.weight" in tensors and "layer1.0.conv1.weight" in tensors:
@@ -152,13 +159,13 @@ def fill(model: MaskRCNN, start: Start, source: str) -> None:
 
 
 def _renamed(tensors: dict[str, Tensor], name_of: Callable[[str], str | None], file: str) -> Tensors:
-    ours = Tensors(file)
+    ours = Tensors(file, hint="")  # a backbone does not start in part
     for key, tensor in tensors.items():
         if any(re.fullmatch(pattern, key) for pattern in CLASSIFIER):
             continue
         name = name_of(key)
         if name is None:
-            raise CheckpointError(f"{file}: no part of a ResNet corresponds to {key!r}.")
+            raise CheckpointError(f"{file}: no part of a backbone corresponds to {key!r}.")
         ours[f"backbone.{name}"] = tensor
     return ours
 
@@ -171,39 +178,46 @@ def _caffe2_name(key: str) -> str | None:
     return f"{layer}.{CAFFE2_PARTS[part]}" if part in CAFFE2_PARTS else None
 
 
-def _keras_name(key: str) -> str | None:
-    name = matterport.our_name(key)
-    return None if name is None else name.removeprefix("backbone.")
+def _fix_scale_and_shift(tensors: Tensors) -> None:
+    """Give norms that are a scale and a shift alone such statistics that they stay so: their eps has no effect."""
+    add_statistics(tensors, variance=1 - NORM_EPS)
 
 
-def _vgg(tensors: dict[str, Tensor], file: str) -> Tensors:
-    """Return VGG-16's convolutions, which torchvision numbers with the ReLUs, norms and poolings between them."""
-    places = [f"block{block}.{i}" for block, convs in enumerate((2, 2, 3, 3, 3), start=1) for i in range(convs)]
-    ours, convs = Tensors(file), -1
-    numbered = [(int(key.split(".")[1]), key) for key in tensors if re.fullmatch(r"features\.\d+\.\w+", key)]
-    for _, key in sorted(numbered, key=lambda pair: pair[0]):
-        tensor, part = tensors[key], key.rsplit(".", 1)[-1]
-        convs += part == "weight" and tensor.dim() == 4
-        layer = "conv" if _is_conv(tensors, key) else "norm"
-        if convs >= len(places):
-            raise CheckpointError(f"{file} has more than the 13 convolutions of VGG-16.")
-        ours[f"backbone.{places[convs]}.{layer}.{part}"] = tensor
-    matterport.fold_biases(ours)  # where norms follow
+def _keras(tensors: dict[str, Tensor], layers: Renames, file: str) -> Tensors:
+    ours = _renamed(tensors, lambda key: matterport.our_name(key, layers), file)
+    for key, tensor in ours.items():
+        ours[key] = matterport.torch_layout(tensor)
+    matterport.fold_biases(ours)
     return ours
 
 
-def _is_conv(tensors: Mapping[str, Tensor], key: str) -> bool:
-    weight = tensors.get(f"{key.rsplit('.', 1)[0]}.weight")
-    return weight is not None and weight.dim() == 4
+def _vgg(tensors: dict[str, Tensor], file: str) -> Tensors:
+    """Return VGG-16's convolutions and norms, which torchvision numbers with the ReLUs and poolings between them."""
+    places = [f"block{block}.{i}" for block, count in enumerate(CONVS, start=1) for i in range(count)]
+    numbers = (re.fullmatch(r"features\.(\d+)\.weight", key) for key, tensor in tensors.items() if tensor.dim() == 4)
+    convs = sorted(int(found[1]) for found in numbers if found)
+    if len(convs) != len(places):
+        raise CheckpointError(f"{file} has {counted(len(convs), 'convolution')} of a VGG; VGG-16 has {len(places)}.")
+    layers = {number: f"{place}.conv" for number, place in zip(convs, places, strict=True)}
+    layers |= {number + 1: f"{place}.norm" for number, place in zip(convs, places, strict=True)}
+
+    def name_of(key: str) -> str | None:
+        found = re.fullmatch(r"features\.(\d+)\.(\w+)", key)
+        layer = layers.get(int(found[1])) if found else None
+        return None if found is None or layer is None else f"{layer}.{found[2]}"
+
+    ours = _renamed(tensors, name_of, file)
+    matterport.fold_biases(ours)  # where norms follow
+    return ours
 
 
 def _check_architecture(tensors: Tensors, config: Config) -> None:
     """Raise `CheckpointError` where the file holds another backbone than the configuration wants."""
     is_resnet = "backbone.conv1.weight" in tensors
     if is_resnet != isinstance(config.backbone, ResNetConfig):
-        what, kind = ("a ResNet", "resnet") if is_resnet else ("a VGG-16", "vgg")
+        what, preset = ("a ResNet", f"resnet{resnet(tensors)['depth']}") if is_resnet else ("a VGG-16", "vgg16")
         raise CheckpointError(
-            f"{tensors.file} holds {what}; take a preset of that kind, or set backbone.kind to {kind}."
+            f"{tensors.file} holds {what}, not the configuration's backbone; take the preset {preset} or {preset}-fpn."
         )
     if is_resnet:
         held = resnet(tensors)

@@ -65,14 +65,20 @@ class Imported:
 class Tensors(dict[str, Tensor]):
     """Tensors by our names; one that is missing is a fault of the file, unless parts of it may be missing."""
 
-    def __init__(self, file: str, tensors: Mapping[str, Tensor] | None = None, partial: bool = False) -> None:
+    def __init__(
+        self,
+        file: str,
+        tensors: Mapping[str, Tensor] | None = None,
+        partial: bool = False,
+        hint: str = " partial=True (--partial) starts it anew.",
+    ) -> None:
         super().__init__(tensors or {})
         self.file = file
         self.partial = partial
+        self.hint = "" if partial else hint
 
     def __missing__(self, key: str) -> Tensor:
-        hint = "" if self.partial else " partial=True (--partial) starts it anew."
-        raise CheckpointError(f"{self.file} lacks: {key}.{hint}")
+        raise CheckpointError(f"{self.file} lacks: {key}.{self.hint}")
 
     def shape(self, key: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a tensor that must have as many axes as `otherwise`; that where it may be missing."""
@@ -217,8 +223,8 @@ def resnet(tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def add_statistics(tensors: Tensors) -> None:
-    """Give norms of a ResNet that hold scale and shift alone, as Caffe2's did, mean 0 and variance 1.
+def add_statistics(tensors: Tensors, variance: float = 1.0) -> None:
+    """Give norms of a ResNet that hold scale and shift alone, as Caffe2's did, mean 0 and this variance.
 
     What looks the same and is a GroupNorm is left alone: those stand in the FPN as well.
     """
@@ -229,7 +235,7 @@ def add_statistics(tensors: Tensors) -> None:
         is_norm = key.startswith(("backbone.", "stage5.")) and tensors[key].dim() == 1
         if is_norm and f"{layer}.running_mean" not in tensors:
             tensors[f"{layer}.running_mean"] = torch.zeros_like(tensors[key])
-            tensors[f"{layer}.running_var"] = torch.ones_like(tensors[key])
+            tensors[f"{layer}.running_var"] = torch.full_like(tensors[key], variance)
 
 
 def norm_of(tensors: Mapping[str, Tensor], layer: str) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from maskrcnn.config import Config
+from maskrcnn.errors import CheckpointError
 from maskrcnn.weights.importing import (
     Assumption,
     Imported,
+    Renames,
     Tensors,
     architecture,
     background_to_end,
@@ -26,13 +28,16 @@ from maskrcnn.weights.importing import (
     renamed,
 )
 
-RENAMES = (
+BACKBONE_LAYERS = (
     (r"conv1", r"backbone.conv1"),
     (r"bn_conv1", r"backbone.bn1"),
     (r"res(\d)([a-z]+)_branch1", r"backbone.layer<1-1>.{\2}.downsample.0"),
     (r"bn(\d)([a-z]+)_branch1", r"backbone.layer<1-1>.{\2}.downsample.1"),
     (r"res(\d)([a-z]+)_branch2([abc])", r"backbone.layer<1-1>.{\2}.conv{\3}"),
     (r"bn(\d)([a-z]+)_branch2([abc])", r"backbone.layer<1-1>.{\2}.bn{\3}"),
+)
+RENAMES = (
+    *BACKBONE_LAYERS,
     (r"fpn_c(\d)p\d", r"fpn.lateral\1.conv"),
     (r"fpn_p(\d)", r"fpn.output\1.conv"),
     (r"rpn_conv_shared", r"rpn.convs.0"),
@@ -154,7 +159,7 @@ def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imp
     return Imported(file, f"Matterport's {described(config)}", config, ours, unused, list(ASSUMED), names_known=False)
 
 
-def our_name(key: str) -> str | None:
+def our_name(key: str, layers: Renames = RENAMES) -> str | None:
     """Return our name of a dataset by its path in the file; None if no part of ours corresponds to it.
 
     Example:
@@ -163,7 +168,7 @@ def our_name(key: str) -> str | None:
     """
     *_, layer, part = key.split("/") if "/" in key else ("", "", "")
     part = part.removesuffix(":0").removesuffix("_1").removeprefix(f"{layer}_")
-    name = renamed(layer, RENAMES) if part in PARTS else None
+    name = renamed(layer, layers) if part in PARTS else None
     if name is None:
         return None
     name = re.sub(r"\.\{([a-z])\}", lambda m: f".{ord(m[1]) - ord('a')}", name)
@@ -202,7 +207,12 @@ def fold_biases(tensors: Tensors) -> None:
             conv = re.sub(norm_name, conv_name, conv)
         if tensors.partial and f"{conv}.bias" not in tensors:
             continue
-        tensors[key] = tensors[key] - tensors[f"{conv}.bias"]
+        mean, bias = tensors[key], tensors[f"{conv}.bias"]
+        if mean.shape != bias.shape:
+            raise CheckpointError(
+                f"{tensors.file}: {key} is {list(mean.shape)} and {conv}.bias {list(bias.shape)}; they must be alike."
+            )
+        tensors[key] = mean - bias
         del tensors[f"{conv}.bias"]
 
 

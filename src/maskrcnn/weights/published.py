@@ -66,6 +66,20 @@ def locate(source: str, reporter: Reporter | None = None) -> Path:
     return Path(source).expanduser()
 
 
+def locate_classifier(source: str, reporter: Reporter | None = None) -> Path:
+    """Return the path that a path or the name of a classifier stands for, as `locate`.
+
+    Raises:
+        InputError: it looks like a name, and there is no such release, or it is a detector.
+        DownloadError: the release cannot be fetched.
+    """
+    if is_name(source) and not find(source).classifier:
+        raise InputError(
+            f"{source} is a detector; backbone_weights takes an image classifier, as torchvision/resnet50."
+        )
+    return locate(source, reporter)
+
+
 def is_name(source: str) -> bool:
     """Return whether this is written as the name of a release, of which there may be none: publisher and model.
 
