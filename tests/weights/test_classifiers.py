@@ -268,6 +268,13 @@ def test_a_published_detector_is_refused_before_it_is_fetched():
         network("torchvision/maskrcnn_resnet50_fpn")
 
 
+def test_a_resnext_is_called_one(tmp_path):
+    torch.save(reference.state(50, WIDTH, 4, 32), tmp_path / "r.pth")
+    said = r"a ResNeXt-50-4x32d, .* set backbone\.groups to 4, backbone\.width_per_group to 32\."
+    with pytest.raises(CheckpointError, match=said):
+        network(tmp_path / "r.pth")
+
+
 def test_the_fifth_stage_of_a_c4_network_is_its_head(tmp_path):
     state = reference.state(50)
     torch.save(state, tmp_path / "r.pth")

@@ -222,9 +222,8 @@ def _check_architecture(tensors: Tensors, config: Config) -> None:
     if is_resnet:
         held = resnet(tensors)
         norm = held.pop("norm")
-        name = f"a ResNet-{held['depth']}" + (
-            f" with groups of {held['width_per_group']}" if held["groups"] > 1 else ""
-        )
+        grouped = f"a ResNeXt-{held['depth']}-{held['groups']}x{held['width_per_group']}d"
+        name = grouped if held["groups"] > 1 else f"a ResNet-{held['depth']}"
     else:
         width = tensors.shape("backbone.block1.0.conv.weight", (64, 3, 3, 3))[0]
         norm = "batch" if "backbone.block1.0.norm.running_mean" in tensors else "none"
