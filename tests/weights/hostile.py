@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import sys
 import zipfile
 
 import torch
@@ -13,6 +14,7 @@ def _binunicode(text):
     return b"X" + len(text).to_bytes(4, "little") + text
 
 
+HASHED_TO_0 = sys.hash_info.modulus
 TEXT = _binunicode(COMMAND)
 SHORT = b"\x8c\x0d" + COMMAND
 RUNS = {
@@ -64,6 +66,29 @@ MALFORMED = {
     # Each doubles what it holds, so that walking or hashing the result takes forever.
     "doubling lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(200)) + b".",
     "doubling tuples as a key": b"\x80\x02})" + b"2\x86" * 200 + b"K\x01s.",
+    "doubling tuples as a name": b"\x80\x02)" + b"2\x86" * 200 + b"\x8c\x01a\x93.",
+    "long tuple as a key": b"\x80\x02(" + b"N" * 100_000 + b"tq\x000}" + b"h\x00Ns" * 100_000 + b".",
+    "number of a megabyte as a key": b"\x80\x02\x8b@B\x0f\0"
+    + b"\x01" * 10**6
+    + b"q\x000}"
+    + b"h\x00Ns" * 100_000
+    + b".",
+    "keys of one hash": b"\x80\x02}(" + b"".join(b"I%d\nN" % (k * HASHED_TO_0) for k in range(1, 50_000)) + b"u.",
+    "memo of one hash": b"\x80\x02N" + b"".join(b"p%d\n" % (k * HASHED_TO_0) for k in range(1, 100_000)) + b".",
+    "many arguments": b"\x80\x02(" + b"N" * 100_000 + b"tq\x00" + b"ccollections\nOrderedDict\nh\x00R.",
+    # What they make is some hundred times as large as they are, and PyTorch makes copies where we make none.
+    "copies of pairs": b"\x80\x02](]("
+    + b"".join(_binunicode(b"%x" % k) + b"N\x86" for k in range(50_000))
+    + b"e"
+    + (b"\x85q\x02ccollections\nOrderedDict\nq\x01" + b"h\x01h\x02R" * 50_000 + b"e."),
+    "copies of attributes": b"\x80\x02](}("
+    + b"".join(_binunicode(b"%x" % k) + b"N" for k in range(50_000))
+    + b"uq\x00"
+    + (b"ccollections\nOrderedDict\nq\x01" + b"h\x01)Rh\x00b" * 50_000 + b"e."),
+    "copies of text": b"\x80\x02]("
+    + _binunicode(b"x" * 100_000)
+    + b"q\x00c_codecs\nencode\nq\x01(h\x00"
+    + (_binunicode(b"latin1") + b"tq\x02" + b"h\x01h\x02R" * 100_000 + b"e."),
 }
 
 

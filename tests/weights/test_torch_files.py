@@ -174,6 +174,13 @@ LIES = {
     "untyped storage": (tensor(storage(kind=b"UntypedStorage")), "holds torch.UntypedStorage"),
     "a storage of two sizes": (tensor() + b"0" + tensor(storage(b"K\x05")), "declares a storage twice"),
     "part beyond": (tensor(storage(view=b"(" + text(b"v") + b"K\x02K\x04t")), "is damaged"),
+    "values that mean others": (
+        tensor(hooks=b"ccollections\nOrderedDict\n)R}" + text(b"neg") + b"\x88s"),
+        "is damaged",
+    ),
+    "many dimensions": (tensor(shape=b"(" + b"K\x01" * 65 + b"t", strides=b"(" + b"K\x01" * 65 + b"t"), "is damaged"),
+    "no storage by its name": (tensor(storage().replace(b"storage", b"module!")), "is damaged"),
+    "storage of many parts": (tensor(storage(view=b"NN")), "is damaged"),
     "hooks": (tensor(hooks=b"}K\x00ctorch\ndevice\ns"), "is damaged"),
     "huge bytearray": (b"c__builtin__\nbytearray\n" + HUGE + b"\x85R", "holds __builtin__.bytearray"),
     "uninitialised tensor": (b"ctorch\nTensor\n" + HUGE + b"\x85R", "holds torch.Tensor"),

@@ -21,13 +21,18 @@ MAX_OPCODES = 500_000
 LONG_STRING = 1024
 """Strings of more bytes are left in the file."""
 LONGEST_LINE = 1 << 28
+MAX_ARGUMENTS = 16
+"""Of one call, and members of a tuple that is a key."""
+MAX_MEMO = 1 << 32
+KEY_COST = 50
+"""Instructions that a key which is no text counts for: its hash can be chosen, so that many keys take forever."""
 
 OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 VALUES = frozenset(
-    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"}
     | {"SHORT_BINSTRING", "SHORT_BINBYTES", "UNICODE", "SHORT_BINUNICODE"}
 )
-"""Opcodes that push their argument."""
+"""Opcodes that push their argument; none has use for LONG4, numbers of more than 255 bytes."""
 STRINGS = {"BINSTRING": 4, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8, "BINUNICODE": 4, "BINUNICODE8": 8}
 """Opcodes of strings, and how many bytes their lengths have."""
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -129,6 +134,7 @@ class Machine:
     ) -> None:
         self.file, self.admitted, self.persistent = file, admitted, persistent
         self.left = MAX_OPCODES
+        self.text_left = 2 * file.end  # characters that may be handed to functions
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -153,9 +159,7 @@ class Machine:
         """Run one opcode; return whether another follows."""
         opcode = OPCODES[self.file.read(1)]
         name = opcode.name
-        self.left -= 1
-        if self.left < 0:
-            raise RefusedError(f"holds more than {MAX_OPCODES:,} pickle instructions, too many for weights")
+        self._count(1)
         if name == "STRING":  # Python's own reader of this opcode takes ASCII only
             self.stack.append(_unquoted(self.file.readline()))
         elif name in STRINGS:
@@ -167,6 +171,8 @@ class Machine:
             if name in VALUES:
                 self.stack.append(argument)
             elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                if argument >= MAX_MEMO:
+                    raise DamagedError
                 self.memo[argument] = self.stack[-1]
             elif name in ("GET", "BINGET", "LONG_BINGET"):
                 self.stack.append(self.memo[argument])
@@ -177,6 +183,23 @@ class Machine:
             elif name not in ("PROTO", "FRAME", "STOP"):
                 self._act(name)
         return name != "STOP"
+
+    def _count(self, instructions: int) -> None:
+        self.left -= instructions
+        if self.left < 0:
+            raise RefusedError(f"holds more than {MAX_OPCODES:,} pickle instructions, too many for weights")
+
+    def _hand_over(self, *values: Any) -> None:
+        """Count what a function gets as if the file held it once more: the function, or PyTorch's, may copy it."""
+        for value in values:
+            if isinstance(value, Span):
+                self.text_left -= value.size if value.is_text else 0
+            elif isinstance(value, str):
+                self.text_left -= len(value)
+            elif isinstance(value, list | tuple | dict):
+                self._count(len(value))
+        if self.text_left < 0:
+            raise RefusedError("holds the same text too often for weights")
 
     def _string(self, name: str) -> None:
         size = int.from_bytes(self.file.read(STRINGS[name]), "little")
@@ -238,9 +261,13 @@ class Machine:
                 stand_in = self.admitted.get(maker) if isinstance(maker, Name) else None
                 if stand_in is None:
                     raise RefusedError("calls what is no function, and loading that could run code")
+                if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+                    raise DamagedError
+                self._hand_over(*arguments)
                 self.stack.append(stand_in(*arguments))
             case "BUILD":
                 state, made = self._pop(), self.stack[-1]
+                self._hand_over(state, *(state if type(state) is tuple else ()))
                 if isinstance(made, Pending):
                     made.build(state)
                 elif type(made) is not dict:  # attributes of an OrderedDict say nothing of weights
@@ -251,6 +278,8 @@ class Machine:
                 raise RefusedError(f"holds the pickle instruction {name}, which weights have no need of")
 
     def _name(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str:  # the hash of nested tuples can take forever
+            raise DamagedError
         found = Name(module, name)
         if found not in self.admitted:
             raise RefusedError(
@@ -263,11 +292,12 @@ class Machine:
         if type(target) is not dict or len(pairs) % 2:
             raise DamagedError
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # The hash of nested tuples can take forever.
-            if not all(
-                isinstance(k, str | bytes | int | float | None) for k in (key if type(key) is tuple else (key,))
-            ):
-                raise RefusedError("has dictionaries with keys that are no names")
+            if not isinstance(key, str | bytes):
+                self._count(KEY_COST)
+                parts = key if type(key) is tuple and len(key) <= MAX_ARGUMENTS else (key,)
+                # The hash of nested tuples can take forever.
+                if not all(isinstance(part, str | bytes | int | float | None) for part in parts):
+                    raise RefusedError("has dictionaries with keys that are no names")
             target[key] = value
 
     def _pop(self) -> Any:

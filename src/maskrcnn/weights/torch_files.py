@@ -33,6 +33,10 @@ MAX_DIRECTORY = 1 << 23
 LEGACY_PICKLES = 5
 """Magic number, version, machine, the data, and the order of the storages that follow."""
 
+MAX_IDENTITY = 6
+"""Parts of what tells a storage: what it is, its type, key, place and elements, and in older files its base."""
+MAX_DIMENSIONS = 64
+
 ITEM_SIZES = {
     **dict.fromkeys(("Byte", "Char", "Bool"), 1),
     **dict.fromkeys(("Short", "Half", "BFloat16"), 2),
@@ -152,12 +156,14 @@ class _Storages:
 
     def __init__(self, size: int) -> None:
         self.left = size
-        self.known: dict[str | int, tuple[str, int]] = {}
+        self.known: dict[str, tuple[str, int]] = {}
 
     def declare(self, identity: Any) -> _Storage:
         """Return what a persistent id stands for."""
-        _, (_, kind), key, _, elements, *view = identity
-        if not isinstance(key, str | int) or type(elements) is not int or elements < 0:
+        if type(identity) is not tuple or len(identity) > MAX_IDENTITY:
+            raise DamagedError
+        what, (_, kind), key, _, elements, *view = identity
+        if what not in ("storage", b"storage") or type(key) is not str or type(elements) is not int or elements < 0:
             raise DamagedError
         if key not in self.known:
             self.known[key] = (kind, elements)
@@ -207,8 +213,8 @@ def _machine(file: Stretch, size: int) -> Machine:
 
 def _check_tensor(storage: Any, start: Any, shape: Any, strides: Any, *rest: Any) -> None:
     """Check that a tensor lies within its storage and holds no element twice."""
-    if not isinstance(storage, _Storage) or len(shape) != len(strides) or any(bool(hooks) for hooks in rest[1:2]):
-        raise DamagedError
+    if not isinstance(storage, _Storage) or not len(shape) == len(strides) <= MAX_DIMENSIONS or any(rest[1:]):
+        raise DamagedError  # hooks, or bits by which its values would mean others
     if any(number < 0 for number in (start, *shape, *strides)):
         raise DamagedError
     count = math.prod(shape)
