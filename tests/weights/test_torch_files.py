@@ -107,6 +107,42 @@ def huge_directory(data):
     return bytes(whole)
 
 
+def hidden(data):
+    """Two directories: of these entries, before the end record; of a bomb, where the end record says it is.
+
+    `zipfile` reads the first, and PyTorch the second.
+    """
+    bomb = compressed(b"\x80\x02" + b"N0" * 100_000 + b"}.")
+    end = bomb.rfind(b"PK\5\6")
+    size, start = struct.unpack("<II", bomb[end + 12 : end + 20])
+    plain = zip_around(data)
+    plain_start = plain.find(b"PK\1\2")
+    directory = bytearray(plain[plain_start : plain_start + size])
+    assert len(directory) == size
+    for at in (0, directory.rfind(b"PK\1\2")):
+        (offset,) = struct.unpack("<I", directory[at + 42 : at + 46])
+        directory[at + 42 : at + 46] = struct.pack("<i", offset + start - plain_start)
+    return bomb[:end] + plain[:plain_start] + bytes(directory) + bomb[end:]
+
+
+def other_place(data):
+    """An end record of large archives whose place is told wrongly; PyTorch goes by that, `zipfile` does not."""
+    whole = zip_around(data)
+    end = whole.rfind(b"PK\5\6")
+    size, start = struct.unpack("<II", whole[end + 12 : end + 20])
+    wide = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, size, start)
+    return whole[:end] + wide + struct.pack("<4sIQI", b"PK\6\7", 0, start, 1) + whole[end:]
+
+
+def shouted(data):
+    """A pickle that PyTorch takes, heeding no case, beside one for whoever heeds it."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in {"x/DATA.PKL": b"\x80\x02N.", "y/data.pkl": data, "x/version": b"3\n"}.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
 def script(data):
     return zip_around(data, **{"constants.pkl": b"\x80\x02).", "code/__torch__.py": b"x"})
 
@@ -132,6 +168,14 @@ ARCHIVES = {
     "beyond": (beyond, "is damaged or cut short"),
     "before": (before, "is damaged or cut short"),
     "huge directory": (huge_directory, "directory of 2,147,483,647 bytes"),
+    "hidden": (hidden, "is damaged or cut short"),
+    "end record in another place": (other_place, "is damaged or cut short"),
+    "comment": (lambda data: zip_around(data)[:-2] + b"\x01\x00x", "is damaged or cut short"),
+    "capitals": (shouted, "without a checkpoint's data.pkl"),
+    "two folders": (
+        lambda data: zip_around(data).replace(b"archive/version", b"brchive/version"),
+        "of several folders",
+    ),
     "TorchScript": (script, "is a TorchScript archive, a program"),
     "another zip": (other_zip, "without a checkpoint's data.pkl; if weights are packed in it, unpack it"),
     "Keras": (keras, "is a Keras archive; unpack it"),

@@ -92,28 +92,31 @@ def _load(source: Path | BinaryIO, mmap: bool) -> Any:
 
 def _find_pickle(path: Path, file: BinaryIO) -> tuple[int, int]:
     """Return the place and size of the pickle in a torch zip archive, after a check of the archive's directory."""
-    _check_directory_size(file)
+    _check_directory(file)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error):
         raise DamagedError from None
-    names = [entry.filename for entry in entries]
-    pickles = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
+    # As PyTorch reads them: it takes the folder of the first, heeds no case, and knows no other spelling of a name.
+    names = [entry.orig_filename for entry in entries]
+    pickles = [e for e in entries if e.orig_filename.count("/") == 1 and e.orig_filename.lower().endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") for name in names):
         raise RefusedError(
             "is a TorchScript archive, a program; save the weights alone with torch.save(module.state_dict(), path)"
         )
     if "model.weights.h5" in names:
         raise RefusedError("is a Keras archive; unpack it and load the model.weights.h5 in it")
-    if len(pickles) != 1:
-        raise RefusedError("is a zip archive without a checkpoint's data.pkl; if weights are packed in it, unpack it")
     if len({name.lower() for name in names}) < len(names):
         raise RefusedError("is a zip archive with two entries of one name")
+    if len(pickles) != 1:
+        raise RefusedError("is a zip archive without a checkpoint's data.pkl; if weights are packed in it, unpack it")
+    if len({name.split("/")[0] for name in names}) > 1:
+        raise RefusedError("is a zip archive of several folders; PyTorch writes one")
     size = os.fstat(file.fileno()).st_size
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
-            raise RefusedError(f"has the compressed entry {entry.filename[:100]!r}; PyTorch writes none")
+            raise RefusedError(f"has the compressed entry {entry.orig_filename[:100]!r}; PyTorch writes none")
         if not 0 <= entry.header_offset <= size - entry.file_size:
             raise DamagedError
     if sum(entry.file_size for entry in entries) > size:
@@ -128,19 +131,29 @@ def _find_pickle(path: Path, file: BinaryIO) -> tuple[int, int]:
     return start, pickles[0].file_size
 
 
-def _check_directory_size(file: BinaryIO) -> None:
-    """Refuse directories that would take much memory; `zipfile` reads the whole one."""
-    file.seek(max(0, os.fstat(file.fileno()).st_size - 65_557))
-    tail = file.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) < at + 22:
+def _check_directory(file: BinaryIO) -> None:
+    """Refuse directories that would take much memory, since `zipfile` reads the whole one, and all but the plainest.
+
+    `zipfile` and PyTorch look for the directory in different places. Only where it ends where its end record begins,
+    and that is the end of the file, do both find the same.
+    """
+    end = os.fstat(file.fileno()).st_size
+    file.seek(max(0, end - 98))
+    tail = file.read()  # the end record, and before it what large archives have: a wider one, and where that is
+    if tail[-22:-18] != b"PK\5\6":
         raise DamagedError
-    (size,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    wide = tail.rfind(b"PK\6\6", 0, at)
-    if size == 0xFFFFFFFF and wide >= 0 and len(tail) >= wide + 56:
-        (size,) = struct.unpack("<Q", tail[wide + 40 : wide + 48])
+    size, start, comment = struct.unpack("<IIH", tail[-10:])
+    end -= 22
+    if tail[-42:-38] == b"PK\6\7":
+        (place,) = struct.unpack("<Q", tail[-34:-26])
+        end -= 76
+        if len(tail) < 98 or tail[:4] != b"PK\6\6" or place != end:
+            raise DamagedError
+        size, start = struct.unpack("<QQ", tail[40:56])
     if size > MAX_DIRECTORY:
         raise RefusedError(f"has a zip directory of {size:,} bytes, too many for weights")
+    if comment or start + size != end:
+        raise DamagedError
 
 
 class _Storage(NamedTuple):
