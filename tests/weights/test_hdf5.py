@@ -141,6 +141,15 @@ def test_too_many_items_are_refused(tmp_path, monkeypatch):
         read_hdf5(write(tmp_path / "x.h5", lambda file: [file.create_group(name) for name in "abc"]))
 
 
+def test_names_of_megabytes_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.h5", lambda file: file.create_group("n" * 60_000))
+    with pytest.raises(RefusedError, match="has an item with a name of 60,000 characters"):
+        read_hdf5(path)
+    monkeypatch.setattr("maskrcnn.weights.hdf5.MAX_NAMES", 50_000)
+    with pytest.raises(RefusedError, match="has a group with more than 50,000 bytes of names"):
+        read_hdf5(path)
+
+
 def test_every_cut_is_refused(tmp_path):
     path = write(tmp_path / "x.h5", lambda file: None)
     data = path.read_bytes()

@@ -98,6 +98,15 @@ def test_usual_wrappings_are_taken_off(tmp_path, tree, notes):
     torch.testing.assert_close(as_tensors(tree), TENSORS)
 
 
+def test_one_tensor_under_many_names_is_refused(tmp_path):
+    same = torch.zeros(10_000)
+    torch.save({f"w{k}": same for k in range(50)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="claims more than 4 times as many numbers as it has"):
+        read(tmp_path / "x.pth")
+    torch.save({"a": same, "b": same}, tmp_path / "x.pth")  # a layer that is shared
+    assert len(read(tmp_path / "x.pth").tensors) == 2
+
+
 def test_a_prefix_of_some_names_stays():
     names = {"module.a": torch.ones(1), "b": torch.ones(1)}
     assert as_tensors(names).keys() == names.keys()
@@ -210,6 +219,11 @@ SAFETENSORS = {
     "flags": (_safetensors(_entry(dtype="BOOL", shape=(8,))), "'w' is bool, which weights cannot be"),
     "empty": (_safetensors(_entry(shape=(0,), offsets=(0, 0)), b""), "'w' is empty"),
     "no tensors": (_safetensors({}, b""), "does not hold a mapping from names to tensors"),
+    "name of a megabyte": (_safetensors({"n" * 10**6: _entry()["w"]}), "has a tensor with a name of 1,000,000 char"),
+    "a million axes": (
+        _safetensors(_entry(shape=(0,) + (1,) * 10**6, offsets=(0, 0)), b""),
+        r"'w' is empty, of shape \[0, 1, 1, 1, 1, 1, 1, 1, 1, 1, …\] with 1,000,001 axes",
+    ),
     "metadata of numbers": (_safetensors({"__metadata__": {"a": 1}, **_entry()}), "is damaged or cut short"),
 }
 

@@ -89,6 +89,11 @@ def test_missing_files_are_named(tmp_path):
         recognise(tmp_path / "x.pth")
 
 
+def test_paths_that_no_system_takes_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="Cannot read .*: File name too long"):
+        recognise(tmp_path / ("x" * 5000))
+
+
 def test_pipes_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="pipe is no regular file"):

@@ -14,6 +14,9 @@ from maskrcnn.weights.pickles import DamagedError, RefusedError
 
 MAX_LINKS = 100_000
 MAX_DEPTH = 16
+MAX_NAMES = 1 << 23
+"""Bytes of the names in one group."""
+LONGEST_NAME = 1000
 SKIPPED = "optimizer_weights"
 WHOLE_MODEL = "model_weights/"
 """Where `model.save` puts what `model.save_weights` puts at the root."""
@@ -66,8 +69,10 @@ def _datasets(root: Any) -> Iterator[tuple[str, Any]]:
         left -= group.get_num_objs()
         if depth > MAX_DEPTH or left < 0:
             raise RefusedError(f"nests groups deeper than {MAX_DEPTH} or has more than {MAX_LINKS:,} items")
-        for link in group:
+        for link in _names(group):
             name = prefix + link.decode("utf-8")
+            if len(name) > LONGEST_NAME:
+                raise RefusedError(f"has an item with a name of {len(name):,} characters")
             if name == SKIPPED:
                 continue
             kind = group.links.get_info(link).type
@@ -84,6 +89,23 @@ def _datasets(root: Any) -> Iterator[tuple[str, Any]]:
                 yield name, item
             else:
                 raise RefusedError(f"has {name!r}, which is neither a group nor a dataset")
+
+
+def _names(group: Any) -> list[bytes]:
+    """Return the names in a group; in a damaged one a few bytes can serve for names of gigabytes."""
+    names: list[bytes] = []
+    left = MAX_NAMES
+
+    def take(name: bytes) -> bool | None:
+        nonlocal left
+        left -= len(name)
+        names.append(name)
+        return True if left < 0 else None  # which ends it
+
+    group.links.iterate(take)
+    if left < 0:
+        raise RefusedError(f"has a group with more than {MAX_NAMES:,} bytes of names")
+    return names
 
 
 def _memory(name: str, dataset: Any, file_size: int) -> np.ndarray:

@@ -28,7 +28,9 @@ MAX_WRAPPERS = 4
 MAX_HEADER = 1 << 23
 """Bytes of a safetensors header; one of a detector has some 100 000."""
 LONGEST_NOTE = 1000
-"""Characters of metadata that are kept."""
+"""Characters of metadata that are kept, and that a tensor's name may have."""
+MOST_SHARED = 4
+"""How often a file's numbers may serve: layers that are shared do so under two names."""
 
 READERS = {"torch": read_zip, "torch before 1.6": read_legacy, "pickle": read_arrays, "hdf5": read_hdf5}
 DTYPES = frozenset(
@@ -62,7 +64,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     container = recognise(path)
     if container == "safetensors":
         tree, metadata = read_tensors(path)
-        return Contents(_checked(tree, str(path)), metadata, container)
+        return Contents(_checked(tree, str(path), path.stat().st_size), metadata, container)
     try:
         tree = READERS[container](path)
     except RefusedError as e:
@@ -72,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     except MemoryError:
         raise CheckpointError(f"{path} cannot be read as weights: it needs more memory than there is.") from None
     values, metadata = _unwrap(tree)
-    return Contents(_checked(values, str(path)), metadata, container)
+    return Contents(_checked(values, str(path), path.stat().st_size), metadata, container)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -117,12 +119,14 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
     """
     broken = []
     for name, tensor in tensors.items():
+        if len(name) > LONGEST_NOTE:
+            raise CheckpointError(f"{source} has a tensor with a name of {len(name):,} characters.")
         if tensor.dtype not in DTYPES:
             raise CheckpointError(f"{source}: {name!r} is {_dtype_name(tensor.dtype)}, which weights cannot be.")
         if tensor.layout != torch.strided or tensor.device.type == "meta":
             raise CheckpointError(f"{source}: {name!r} is not a dense tensor with values.")
         if not tensor.numel():
-            raise CheckpointError(f"{source}: {name!r} is empty, of shape {list(tensor.shape)}.")
+            raise CheckpointError(f"{source}: {name!r} is empty, of shape {_shape(tensor.shape)}.")
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             raise _repeats(source, name, tensor.shape)
         # Least and greatest take no memory, and both are NaN where one element is.
@@ -136,16 +140,25 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _repeats(source: str, name: str, shape: Sequence[int]) -> CheckpointError:
     return CheckpointError(
-        f"{source}: {name!r} claims {math.prod(shape):,} elements, of shape {list(shape)}, but holds fewer."
+        f"{source}: {name!r} claims {math.prod(shape):,} elements, of shape {_shape(shape)}, but holds fewer."
     )
 
 
-def _checked(values: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+def _shape(shape: Sequence[int]) -> str:
+    return str(list(shape)) if len(shape) <= 10 else f"{str(list(shape[:10]))[:-1]}, …] with {len(shape):,} axes"
+
+
+def _checked(values: Mapping[str, Any], source: str, size: int | None = None) -> dict[str, Tensor]:
+    """Return values as tensors, checked; those from a file of `size` bytes must not share all of them many times."""
     if not values:
         raise CheckpointError(f"{source} does not hold a mapping from names to tensors.")
     if all(name.startswith("module.") for name in values):  # saved from within a wrapper for several GPUs
         values = {name.removeprefix("module."): value for name, value in values.items()}
     tensors = {name: _as_tensor(value, name, source) for name, value in values.items()}
+    if size is not None and sum(t.numel() * t.itemsize for t in tensors.values()) > MOST_SHARED * size:
+        raise CheckpointError(
+            f"{source} claims more than {MOST_SHARED} times as many numbers as it has, by tensors that share them."
+        )
     check_tensors(tensors, source)
     return tensors
 

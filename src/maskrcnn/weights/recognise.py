@@ -39,12 +39,12 @@ def recognise(path: Path) -> Container:
     Raises:
         CheckpointError: it is missing, or of no kind that can be read; the message says what it looks like.
     """
-    if path.is_dir():
-        kind = "a TensorFlow SavedModel" if (path / "saved_model.pb").exists() else "a folder"
-        raise CheckpointError(f"{path} is {kind}: {ADVICE}.")
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is no regular file: {ADVICE}.")
     try:
+        if path.is_dir():
+            kind = "a TensorFlow SavedModel" if (path / "saved_model.pb").exists() else "a folder"
+            raise CheckpointError(f"{path} is {kind}: {ADVICE}.")
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is no regular file: {ADVICE}.")
         with path.open("rb") as file:
             head = file.read(1024)
     except OSError as e:
