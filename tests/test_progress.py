@@ -75,3 +75,10 @@ def test_quiet_shows_warnings_alone(told, terminal):
     assert shown() == ""
     reporter.warn("photo[1].jpg: is empty.")
     assert shown() == "Warning: photo[1].jpg: is empty.\n"
+
+
+def test_what_a_terminal_would_obey_is_not_shown():
+    console = Console(file=io.StringIO(), width=80)
+    Reporter(console).say("a\x1b[31mb\nc")
+    Reporter(console).warn("d\x1b]0;x\x07e")
+    assert console.file.getvalue() == "a?[31mb\nc\nWarning: d?]0;x?e\n"

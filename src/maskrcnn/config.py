@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from maskrcnn.errors import ConfigError, did_you_mean
+from maskrcnn.errors import ConfigError, did_you_mean, printable
 from maskrcnn.fields import Fields, checked, set_dotted
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Layers = Annotated[int, Field(ge=0, le=100)]
+"""How many layers of a kind follow each other. The bound keeps a stranger's file from asking for a billion."""
+SomeLayers = Annotated[int, Field(ge=1, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Resize = Literal["pil", "pil_floor", "float", "skimage"]
@@ -176,7 +180,7 @@ class BoxLossConfig(Fields):
 class RPNConfig(Fields):
     """Region Proposal Network (Faster R-CNN, section 3.1)."""
 
-    num_convs: Positive = 1
+    num_convs: SomeLayers = 1
     channels: Positive = 256
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0, 1.0)
     max_log_scale: PositiveFloat | None = math.log(1000 / 16)
@@ -229,9 +233,9 @@ class BoxHeadConfig(Fields):
     """Class and box head (Mask R-CNN, figure 4), with what becomes of its output."""
 
     pool_size: Positive = 7
-    num_convs: Natural = 0
+    num_convs: Layers = 0
     conv_channels: Positive = 256
-    num_fcs: Natural = 2
+    num_fcs: Layers = 2
     """0 averages over the crop instead (ResNet C4, whose head is the fifth stage)."""
     fc_channels: Positive = 1024
     norm: Norm = "none"
@@ -278,7 +282,7 @@ class MaskHeadConfig(Fields):
     """
 
     pool_size: Positive = 14
-    num_convs: Natural = 4
+    num_convs: Layers = 4
     channels: Positive = 256
     norm: Norm = "none"
     norm_eps: Annotated[float, Field(ge=0)] = 1e-5
@@ -299,7 +303,7 @@ class KeypointHeadConfig(Fields):
     """
 
     pool_size: Positive = 14
-    num_convs: Positive = 8
+    num_convs: SomeLayers = 8
     channels: Positive = 512
     skeleton: tuple[tuple[Natural, Natural], ...] = ()
     """Which keypoints are joined by a line in pictures, as pairs of places in `keypoint_names`."""
@@ -415,7 +419,7 @@ class Config(Fields):
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as e:
+        except (ValueError, RecursionError) as e:  # no JSON, or absurdly nested, or with numbers of thousands of digits
             raise ConfigError(f"The configuration is not valid JSON: {e}.") from None
         return cls.build(values)
 
@@ -426,9 +430,10 @@ class Config(Fields):
             raise ValueError(f"names of classes and keypoints must not be blank; got {blank[0]!r}")
         if not self.class_names:
             raise ValueError("class_names must name at least one class; background is not a class")
-        twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
+        twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
         if twice:
-            raise ValueError(f"class_names must differ from each other; {', '.join(twice)} stands more than once")
+            some = ", ".join(printable(name) for name in twice[:3])
+            raise ValueError(f"class_names must differ from each other; {some} stands more than once")
         if len(set(self.keypoint_names)) < len(self.keypoint_names):
             raise ValueError("keypoint_names must differ from each other")
         limbs = [k for limb in self.keypoint.skeleton for k in limb]

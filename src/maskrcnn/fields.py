@@ -7,7 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from maskrcnn.errors import ConfigError, did_you_mean
+from maskrcnn.errors import ConfigError, did_you_mean, printable
+
+MOST_ERRORS = 10
+LONGEST_VALUE = 200
+"""Characters that an error repeats of a value or a key."""
 
 
 class Fields(BaseModel):
@@ -24,12 +28,16 @@ def checked(section: type[FieldsT], values: Mapping[str, Any], where: str = "") 
     try:
         return section.model_validate(values)
     except ValidationError as e:
-        raise ConfigError("\n".join(_readable(section, error, where) for error in e.errors())) from None
+        errors = e.errors()
+        told = [_readable(section, error, where) for error in errors[:MOST_ERRORS]]
+        if len(errors) > MOST_ERRORS:
+            told.append(f"And {len(errors) - MOST_ERRORS} more.")
+        raise ConfigError("\n".join(told)) from None
 
 
 def _readable(section: type[Fields], error: Any, where: str) -> str:
     path = [str(p) for p in error["loc"] if p not in ("resnet", "vgg")]
-    dotted = where + ".".join(path)
+    dotted = where + printable(".".join(path), LONGEST_VALUE)
     if error["type"] == "extra_forbidden":
         known = _field_names(section, path[:-1])
         hint = did_you_mean(path[-1], known) or (f" Known are: {', '.join(known)}." if known else "")
@@ -40,7 +48,12 @@ def _readable(section: type[Fields], error: Any, where: str) -> str:
         return f"The configuration lacks {dotted!r}."
     rule = error["msg"].removeprefix("Input ").removesuffix(".").replace("a valid tuple", "a list")
     got = error["input"]
-    return f"{dotted or 'The configuration'} {rule}; got {got!r}."
+    return f"{dotted or 'The configuration'} {rule}; got {_short(got)}."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def _field_names(section: type[Fields], path: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,16 @@ from rich.text import Text
 
 LINE_EVERY = 30.0
 """Seconds between lines where there is no terminal to draw a bar on, as in a batch job's log."""
+
+
+def plain(text: str) -> str:
+    """Return a text that may hold a stranger's, without what a terminal would obey; lines stay lines.
+
+    Example:
+        >>> plain("a" + chr(27) + "[31mb")
+        'a?[31mb'
+    """
+    return "".join("?" if unicodedata.category(c) == "Cc" and c != "\n" else c for c in text)
 
 
 class Bar:
@@ -38,11 +49,11 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line, which may hold rich markup."""
         if not self.quiet:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(plain(text), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning; also when quiet, since something was left out."""
-        self.console.print(f"[yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        self.console.print(f"[yellow]Warning:[/] {escape(plain(text))}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:

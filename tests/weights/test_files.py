@@ -1,5 +1,6 @@
 """Files of weights: what is written comes back, and what is not ours to read is refused."""
 
+import json
 import pickle
 
 import numpy as np
@@ -176,6 +177,69 @@ def test_files_that_are_no_weights_are_refused_by_name(case, model, tmp_path, mo
         maskrcnn.load(path)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "ran.txt").exists()
+
+
+def _changed(config, dotted, value):
+    values = json.loads(config.to_json())
+    section, _, field = dotted.rpartition(".")
+    (values[section] if section else values)[field] = value
+    return json.dumps(values)
+
+
+HOSTILE = {
+    "nested": (lambda config: "[" * 100_000, "holds a configuration .* is not valid JSON"),
+    "number of 5000 digits": (lambda config: '{"a": ' + "9" * 5000 + "}", "is not valid JSON"),
+    "a billion layers": (
+        lambda config: _changed(config, "box.num_convs", 10**9),
+        "should be less than or equal to 100",
+    ),
+    "wide": (lambda config: _changed(config, "backbone.width", 10**18), "describes a network that cannot be built"),
+    "too wide": (lambda config: _changed(config, "backbone.width", 10**30), "describes a network that cannot be built"),
+    "many classes": (lambda config: _changed(config, "class_names", [str(k) for k in range(10**5)]), "does not fit"),
+    "names of numbers": (lambda config: _changed(config, "class_names", [0] * 10**5), "And 99990 more"),
+    "long value": (lambda config: _changed(config, "masks", "x" * 10**6), r"masks should be .*x…\."),
+    "controls": (lambda config: _changed(config, "class_names", ["\x1b[1m"] * 2), r"differ from each other; \?\[1m"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_configurations_end_in_one_short_error(case, model, tmp_path):
+    make, message = HOSTILE[case]
+    path = tmp_path / "x.safetensors"
+    files.write_tensors(path, model.state_dict(), {files.METADATA_KEY: make(model.config)})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        maskrcnn.load(path)
+    assert len(str(caught.value)) < 2000 and "\x1b" not in str(caught.value)
+
+
+def test_a_network_of_gigabytes_is_not_started_anew(model, tmp_path):
+    heads = ("box_head.", "mask_head.")
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(heads)}
+    huge = {files.METADATA_KEY: _changed(model.config, "box.fc_channels", 10**6)}
+    files.write_tensors(tmp_path / "x.safetensors", rest, huge)
+    with pytest.raises(CheckpointError, match="weights, too many to start anew"):
+        maskrcnn.load(tmp_path / "x.safetensors", partial=True)
+
+
+def test_whole_numbers_are_no_weights(model, tmp_path):
+    whole = {name: tensor.int() for name, tensor in model.state_dict().items()}
+    files.write_tensors(tmp_path / "x.safetensors", whole, {files.METADATA_KEY: model.config.to_json()})
+    with pytest.raises(CheckpointError, match="holds whole numbers, which weights are not, in backbone.conv1.weight"):
+        maskrcnn.load(tmp_path / "x.safetensors")
+
+
+def test_names_of_tensors_are_told_without_control_characters(model, tmp_path):
+    tensors = {**model.state_dict(), "\x1b[31mred\n": torch.ones(1)}
+    files.write_tensors(tmp_path / "x.safetensors", tensors, {files.METADATA_KEY: model.config.to_json()})
+    with pytest.raises(CheckpointError, match=r"has unknown tensors: \?\[31mred\?\."):
+        maskrcnn.load(tmp_path / "x.safetensors")
+
+
+def test_groups_wider_than_their_layer_are_told():
+    theirs, _ = checkpoint(**{"backbone.depth": 50})
+    theirs["backbone.body.layer1.0.conv2.weight"] = torch.ones(1, 3, 3, 3)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        maskrcnn.load(theirs)
 
 
 def test_a_bare_state_dict_is_told_from_a_whole_file(model):

@@ -190,3 +190,19 @@ def test_detections_are_in_whole_pixels_of_the_photo():
     assert len(found) > 0
     assert torch.equal(found.boxes, found.boxes.round())
     assert (found.boxes[:, 2:] <= torch.tensor([70, 50])).all() and (found.boxes >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("bn_conv1/moving_mean:0", np.ones(9, np.float32), r"running_mean is \[9\], its convolution \[8\]"),
+        ("mrcnn_class_bn1/gamma:0", np.ones(3, np.float32), "does not fit together"),
+        ("mrcnn_class_conv1/kernel:0", np.float32(1), "does not fit together"),
+        ("mrcnn_class_conv1/kernel:0", np.ones((7, 7, 16, 1024), np.int32), "does not fit together"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_told(key, value, message):
+    theirs = checkpoint()
+    [place] = [name for name in theirs if name.endswith(f"{key.split('/')[0]}/{key.split('/')[1]}")]
+    with pytest.raises(CheckpointError, match=message):
+        maskrcnn.load({**theirs, place: value})

@@ -30,7 +30,7 @@ from maskrcnn.errors import (
     MaskRCNNError,
     WeightsWarning,
 )
-from maskrcnn.progress import Reporter
+from maskrcnn.progress import Reporter, plain
 
 FAILED, ASKED_WRONGLY, INTERRUPTED = 1, 2, 130
 
@@ -143,4 +143,4 @@ def _usage_or_raise(console: Console, error: Exception) -> int:
 
 
 def _complain(console: Console, message: str) -> None:
-    console.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]Error:[/] {escape(plain(message))}", highlight=False, soft_wrap=True)

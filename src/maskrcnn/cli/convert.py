@@ -14,6 +14,7 @@ from rich.table import Table
 from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, find_weights, output_file, parse_overrides, reporter
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, counted
+from maskrcnn.progress import plain
 from maskrcnn.weights.files import FORMATS, adapt, build, import_weights, save
 from maskrcnn.weights.importing import Imported
 
@@ -91,7 +92,9 @@ def convert(
     console.print(f"[bold]Tensors[/]  {given - len(unused) + len(imported.unused)} used", highlight=False)
     for title, names in (("unused", unused), ("missing, started from random weights", missing)):
         if names:
-            console.print(f"{counted(len(names), 'tensor')} {title}: {escape(', '.join(names))}", highlight=False)
+            console.print(
+                f"{counted(len(names), 'tensor')} {title}: {escape(plain(', '.join(names)))}", highlight=False
+            )
     if output is None:
         report.say("Nothing was written; name a file with --output.")
     else:
@@ -111,7 +114,7 @@ def _tell(weights: Path, imported: Imported) -> None:
     console.print("\n[bold]Configuration[/]", highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for section, values in _sections(imported.config):
-        table.add_row(section, escape(values))
+        table.add_row(section, escape(plain(values)))
     console.print(table)
     console.print()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, ConfigError, InputError, counted, did_you_mean
+from maskrcnn.errors import CheckpointError, ConfigError, InputError, MaskRCNNError, counted, did_you_mean, printable
 from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
 from maskrcnn.weights.classes import Carried, carry_classes
@@ -37,6 +37,9 @@ IMPORTERS: dict[str, Any] = {
 FORMATS = ("maskrcnn", *IMPORTERS)
 METADATA_KEY = "maskrcnn.config"
 TRAINING_KEY = "maskrcnn.training"
+MOST_ANEW = 500_000_000
+"""Weights that may start anew, 2 GB; a whole Mask R-CNN on ResNeXt-152 has a third."""
+T = TypeVar("T")
 
 
 def load(
@@ -117,7 +120,7 @@ def import_weights(
         return _ours(tensors, metadata, name)
     if not IMPORTERS[format].recognises(tensors):
         raise CheckpointError(f"{name} is not of {format}: its tensors are called {some(list(tensors))}.")
-    imported: Imported = IMPORTERS[format].convert(tensors, name, partial)
+    imported: Imported = _told(name, "does not fit together", IMPORTERS[format].convert, tensors, name, partial)
     if release is not None:  # nothing is left to assume
         imported.kind += f", released as {release.name}"
         imported.config = imported.config.replace(dict(release.overrides))
@@ -164,9 +167,10 @@ def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str
     """
     from maskrcnn.model import MaskRCNN
 
+    name, tensors = imported.file, imported.tensors
     with torch.device("meta"):  # neither memory nor time for weights that are replaced
-        model = MaskRCNN(imported.config)
-    name, tensors, wanted = imported.file, imported.tensors, model.state_dict()
+        model = _told(name, "describes a network that cannot be built", MaskRCNN, imported.config)
+    wanted = model.state_dict()
     counters = {k: torch.zeros_like(v, device="cpu") for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
     tensors = {**counters, **tensors}
     missing = [k for k in wanted if k not in tensors]
@@ -180,6 +184,12 @@ def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str
     ]
     if wrong:
         raise CheckpointError(f"{name} does not fit: {some(wrong)}.")
+    whole = [k for k, v in wanted.items() if v.is_floating_point() and not tensors.get(k, v).is_floating_point()]
+    if whole:
+        raise CheckpointError(f"{name} holds whole numbers, which weights are not, in {some(whole)}.")
+    absent = sum(wanted[k].numel() for k in missing)
+    if absent > MOST_ANEW:
+        raise CheckpointError(f"{name} lacks {some(missing)}: {absent:,} weights, too many to start anew.")
     unknown = [k for k in tensors if k not in wanted]
     if unknown and imported.ours:
         raise CheckpointError(f"{name} has unknown tensors: {some(unknown)}.")
@@ -208,6 +218,16 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
             save_file(contiguous, new, metadata={"format": "pt", **metadata})
         except SafetensorError as e:
             raise OSError(str(e)) from None
+
+
+def _told(name: str, problem: str, work: Callable[..., T], *arguments: Any) -> T:
+    """Return what `work` does with a stranger's tensors or sizes, whatever these provoke told as the file's fault."""
+    try:
+        return work(*arguments)
+    except MaskRCNNError:
+        raise
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as e:
+        raise CheckpointError(f"{name} {problem}: {printable(' '.join(str(e).split()), 200)}.") from e
 
 
 def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> str:

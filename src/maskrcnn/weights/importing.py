@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, counted
+from maskrcnn.errors import CheckpointError, counted, printable
 from maskrcnn.keypoints import COCO_KEYPOINTS, COCO_SKELETON
 from maskrcnn.weights.coco_names import coco_names
 
@@ -24,6 +24,9 @@ DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, T
 
 PER_CLASS = ("box_head.class_logits.", "box_head.box_deltas.", "mask_head.predictor.")
 """The layers that have rows for each class."""
+
+LONGEST_ITEM = 200
+"""Characters that a message repeats of each name; names in files of strangers can hold anything."""
 
 Renames = Sequence[tuple[str, str]]
 """Pairs of a pattern for a foreign name and ours; `<1+2>` in ours is the first group plus 2."""
@@ -213,7 +216,7 @@ def resnet(tensors: Tensors) -> dict[str, Any]:
         )
     width = tensors.shape("backbone.conv1.weight", (64, 3, 7, 7))[0]
     inner, per_group = tensors.shape("backbone.layer1.0.conv2.weight", (width, width, 3, 3))[:2]
-    groups = inner // per_group if bottleneck else 1
+    groups = max(inner // per_group, 1) if bottleneck else 1
     return {
         "depth": DEPTHS[blocks, bottleneck],
         "width": width,
@@ -323,4 +326,4 @@ def some(items: Sequence[str], most: int = 3) -> str:
         'a, b, c and 2 more'
     """
     more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return ", ".join(printable(item, LONGEST_ITEM) for item in items[:most]) + more
