@@ -242,6 +242,14 @@ def test_whole_parts_may_start_anew(dropped):
         model(torch.zeros(1, 3, 64, 64))
 
 
+def test_a_file_without_classes_is_named():
+    theirs, *_ = checkpoint("R50-FPN")
+    for part in ("weight", "bias"):
+        theirs[f"roi_heads.box_predictor.cls_score.{part}"] = theirs[f"roi_heads.box_predictor.cls_score.{part}"][:1]
+    with pytest.raises(CheckpointError, match=r"^the mapping does not fit together: class_names must name at least"):
+        maskrcnn.load(theirs)
+
+
 def test_tensors_without_a_place_are_named(caplog):
     theirs, *_ = checkpoint("R50-FPN")
     maskrcnn.load({**theirs, "roi_heads.attribute_head.weight": torch.zeros(1)})

@@ -224,6 +224,8 @@ def _told(name: str, problem: str, work: Callable[..., T], *arguments: Any) -> T
     """Return what `work` does with a stranger's tensors or sizes, whatever these provoke told as the file's fault."""
     try:
         return work(*arguments)
+    except ConfigError as e:
+        raise CheckpointError(f"{name} {problem}: {e}") from None
     except MaskRCNNError:
         raise
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as e:
