@@ -38,6 +38,12 @@ def pixel(picture: Image.Image, x: int, y: int) -> tuple[int, ...]:
     return value
 
 
+def test_labels_can_be_left_out() -> None:
+    one = found([[40, 60, 80, 100]])
+    with_label, without = (np.array(overlay(GREY, one, labels=labels)) for labels in (True, False))
+    assert (with_label[:59] != 100).any() and (without[:59] == 100).all()
+
+
 def test_no_detections_leave_the_photo_as_it_is() -> None:
     picture = overlay(GREY, Detections.empty((120, 160)))
     np.testing.assert_array_equal(np.asarray(picture), GREY)

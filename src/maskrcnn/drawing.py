@@ -82,6 +82,7 @@ def overlay(
     *,
     color_by: Literal["instance", "class"] = "instance",
     alpha: float = 0.45,
+    labels: bool = True,
     scores: bool = True,
     scale: int = 1,
 ) -> Image.Image:
@@ -93,6 +94,7 @@ def overlay(
         color_by: `instance` gives neighbours from left to right different colours, and so mostly the same
             object the same colour in two pictures of one photo; `class` gives each class its own.
         alpha: opacity of the masks, 0 to 1.
+        labels: whether each object has a label, which many small objects can vanish behind.
         scores: whether the labels tell the score.
         scale: whole factor by which small images are enlarged first; lines and text stay sharp.
 
@@ -119,7 +121,8 @@ def overlay(
     draw = ImageDraw.Draw(picture)
     for rect, ink in reversed(list(zip(rects, colors, strict=True))):
         _draw_box(draw, rect, ink, line)
-    _draw_chips(picture, rects, _texts(detections, scores), colors)
+    if labels:
+        _draw_chips(picture, rects, _texts(detections, scores), colors)
     return picture
 
 

@@ -49,10 +49,39 @@ def test_unused_and_missing_are_named(run, theirs, tmp_path):
     change(theirs, lambda t: t.pop("rpn.head.cls_logits.bias"))
     output = tmp_path / "ours.safetensors"
     status, _, err = run("convert", theirs, "-o", output)
-    assert status == 2 and "lacks: rpn.objectness.bias" in words(err) and not output.exists()
+    assert status == 2 and "lacks: rpn.head.cls_logits.bias" in words(err) and not output.exists()
     status, out, _ = run("convert", theirs, "--partial", "-o", output)
     assert status == 0 and "1 tensor missing, started from random weights: rpn.objectness.bias" in words(out)
     assert output.exists()
+
+
+def test_heads_that_are_left_out_are_unused_and_heads_that_are_asked_for_start_anew(run, theirs, tmp_path):
+    status, out, _ = run("convert", theirs, "--set", "masks=true", "-o", tmp_path / "masks.safetensors")
+    assert status == 0 and "tensors missing, started from random weights: mask_head.convs.0.conv.weight," in words(out)
+    status, out, _ = run("convert", tmp_path / "masks.safetensors", "--set", "masks=false", "--json")
+    result = json.loads(out)
+    assert status == 0 and result["used"] == len(maskrcnn.load(theirs).state_dict())
+    assert result["unused"] and all(name.startswith("mask_head.") for name in result["unused"])
+
+
+def test_classes_that_go_are_told(run, weights):
+    status, out, _ = run("convert", weights, "--classes", "square,Circle")
+    assert status == 0 and "Classes: kept square; Circle (not circle) starts anew; dropped circle, triangle." in words(
+        out
+    )
+
+
+def test_what_is_shown_can_be_set(run, weights):
+    shown = words(run("convert", weights)[1])
+    assert "fpn.norm" not in shown and "round_boxes false" in shown and "backbone_weights null" in shown
+    for ratios in ("[0.5,1,3]", "(0.5, 1, 3)"):
+        status, out, _ = run("convert", weights, "--set", f"anchors.ratios={ratios}")
+        assert status == 0 and "ratios [0.5, 1, 3]" in words(out)
+
+
+def test_quiet_prints_nothing(run, weights, tmp_path):
+    status, out, err = run("convert", weights, "-q", "-o", tmp_path / "ours.safetensors")
+    assert (status, out, err) == (0, "", "")
 
 
 def test_json_has_all_of_it(run, theirs):

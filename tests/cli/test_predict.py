@@ -274,6 +274,11 @@ def test_names_that_stand_for_no_detector(run, cached, album, arguments, said):
     assert status == 2 and said in words(err)
 
 
+def test_weights_after_the_images(run, weights, album):
+    status, _, err = run("predict", album, weights)
+    assert status == 2 and f"{weights} is no image. Weights stand before the images" in words(err)
+
+
 def test_weights_without_images(run, weights):
     status, _, err = run("predict", weights)
     assert status == 2 and "Name images after the weights" in words(err)

@@ -132,7 +132,7 @@ def test_weights_of_other_classes_keep_those_they_share(run, labelled, weights, 
     options = ["-o", tmp_path / "more", "--epochs", 1, "--lr", 1e-9, "--warmup", 0, "--weight-decay", 0]
     status, *_ = run("train", path, "--val", path, "--weights", weights, *options, "--device", "cpu")
     assert status == 0
-    assert "classes: kept square, triangle; disc starts anew." in caplog.text
+    assert "classes: kept square, triangle; disc starts anew; dropped circle." in caplog.text
     before, after = maskrcnn.load(weights), maskrcnn.load(tmp_path / "more" / "model.safetensors")
     assert after.config.class_names == ("disc", "square", "triangle")
     old, new = (m.box_head.class_logits.weight for m in (before, after))
@@ -218,6 +218,17 @@ def test_keypoints_from_data_to_predictions(train, run, labelled, album, tmp_pat
     assert status == 0 and "COCO keypoint figures" in out
     status, *_ = run("train", labelled, "--weights", best, "-o", tmp_path / "more", "--epochs", 1, "--device", "cpu")
     assert status == 0
+
+
+def test_weights_without_masks_learn_none_unless_asked(run, labelled, weights, tmp_path):
+    options = ["--epochs", 1, "--device", "cpu"]
+    maskrcnn.load(weights, overrides={"masks": False}).save(tmp_path / "boxes.safetensors")
+    train = ("train", labelled, "--weights", tmp_path / "boxes.safetensors", *options)
+    status, _, err = run(*train, "-o", tmp_path / "without")
+    assert status == 0 and "no mask head, and none is learnt; --set masks=true starts one" in words(err)
+    status, _, err = run(*train, "--set", "masks=true", "-o", tmp_path / "with")
+    assert status == 0 and "no mask head" not in words(err)
+    assert maskrcnn.load(tmp_path / "with" / "model.safetensors").config.masks
 
 
 def test_weights_without_a_keypoint_head_get_one(run, labelled, weights, tmp_path, caplog):

@@ -89,7 +89,7 @@ def test_numbered_names_of_our_own_files_are_none(caplog, tmp_path):
     network(("class 0", "class 1")).save(tmp_path / "w.safetensors")
     model = maskrcnn.load(tmp_path / "w.safetensors", class_names=["cat", "dog"])
     assert model.config.class_names == ("cat", "dog")
-    assert "classes: cat, dog are taken for the names of its own 2." in caplog.text
+    assert "classes: cat, dog, as the names of the 2 that the file has." in caplog.text
 
 
 @pytest.mark.parametrize("section", ["box", "mask"])
@@ -110,7 +110,7 @@ def test_load_says_what_was_kept(tmp_path, caplog):
     model.save(tmp_path / "w.safetensors")
     again = maskrcnn.load(tmp_path / "w.safetensors", class_names=["dog", "horse", "cow"])
     assert again.config.class_names == ("dog", "horse", "cow")
-    assert "w.safetensors: classes: kept dog; horse, cow start anew." in caplog.text
+    assert "w.safetensors: classes: kept dog; horse, cow start anew; dropped cat, bird." in caplog.text
     assert torch.equal(again.box_head.class_logits.weight[0], model.box_head.class_logits.weight[1])
     with torch.inference_mode():
         again(torch.zeros(1, 3, 64, 64))

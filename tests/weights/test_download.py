@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import http.server
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -155,6 +156,16 @@ def test_every_further_try_is_announced(server, capsys):
     server.faults = [503, 503]
     download.fetch(release(server), Reporter(Console(file=sys.stdout, width=200)))
     assert capsys.readouterr().out.count("file.bin: 503 Service Unavailable. Trying again in 0 s.") == 2
+
+
+def test_a_host_that_is_not_found_is_told_at_once(monkeypatch):
+    def refuse(*arguments):
+        raise urllib.error.URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+
+    monkeypatch.setattr(download, "_continue", refuse)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(DownloadError, match=r"x\.org is not found; is this machine online\? .*By hand"):
+        download.fetch(Release("test/y", "https://x.org/y.pth", "sha256", "0", "", ""))
 
 
 def test_a_certificate_that_is_not_trusted_is_told_at_once(monkeypatch):

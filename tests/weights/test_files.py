@@ -110,6 +110,38 @@ def test_wrong_arguments_of_load(saved, source, options, error, said):
         maskrcnn.load(saved if source == "SAVED" else source, **options)
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("fc.weight", "is an image classifier, no detector; it starts a new network's backbone"),
+        ("head.classification_head.conv.0.0.weight", "is a one-stage detector"),
+        ("backbone.0.0.weight", "on MobileNet"),
+        ("backbone.bottom_up.s1.b1.a.conv.weight", "on RegNet"),
+        ("rpn_head.rpn_conv.weight", "of MMDetection"),
+    ],
+)
+def test_what_else_people_have_is_refused_by_name(key, said):
+    with pytest.raises(CheckpointError, match=f"^the mapping .*{said}"):
+        maskrcnn.load({key: torch.ones(2, 2)})
+
+
+def test_a_published_name_is_no_file():
+    with pytest.raises(
+        CheckpointError, match=r"maskrcnn\.pretrained\('torchvision/maskrcnn_resnet50_fpn'\) fetches it"
+    ):
+        maskrcnn.load("torchvision/maskrcnn_resnet50_fpn")
+
+
+def test_a_mask_head_that_is_asked_for_starts_anew_and_one_that_is_lost_is_missing(tmp_path):
+    model = MaskRCNN(Config.preset("small-fpn", class_names=["cat"], overrides={**SMALL, "masks": False}))
+    model.save(tmp_path / "w.safetensors")
+    assert maskrcnn.load(tmp_path / "w.safetensors", overrides={"masks": True}).mask_head.predictor.out_channels == 1
+    theirs, _ = checkpoint()
+    kept = {key: tensor for key, tensor in theirs.items() if "mask_fcn_logits" not in key}
+    with pytest.raises(CheckpointError, match="lacks: "):
+        maskrcnn.load(kept, overrides={"masks": True})
+
+
 def test_weights_may_be_trained_without_touching_the_file(saved):
     before = saved.read_bytes()
     model = maskrcnn.load(saved)

@@ -107,6 +107,16 @@ def test_one_tensor_under_many_names_is_refused(tmp_path):
     assert len(read(tmp_path / "x.pth").tensors) == 2
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "module._orig_mod.", "model.module."])
+def test_prefixes_of_wrappers_are_taken_off(prefix):
+    assert as_tensors({"state_dict": {f"{prefix}{k}": t for k, t in TENSORS.items()}}).keys() == TENSORS.keys()
+
+
+def test_averaged_weights_beside_are_told(caplog):
+    assert as_tensors({"model": TENSORS, "model_ema": TENSORS, "optimizer": {}}).keys() == TENSORS.keys()
+    assert "the averaged weights beside it, under model_ema, are not" in caplog.text
+
+
 def test_a_prefix_of_some_names_stays():
     names = {"module.a": torch.ones(1), "b": torch.ones(1)}
     assert as_tensors(names).keys() == names.keys()

@@ -68,7 +68,7 @@ def test_under_another_name_it_is_known_by_its_size_first(only, tmp_path):
 
 def test_another_file_of_that_name_is_not_it(only, caplog):
     assert maskrcnn.load(only(digest="00000000")).config.backbone.norm_eps == 1e-5
-    assert "Assumed, since no tensor tells: backbone.norm_eps = 1e-05" in caplog.text
+    assert "The file does not tell, and it is assumed: backbone.norm_eps = 1e-05" in caplog.text
 
 
 def test_md5_is_taken_where_it_is_forbidden_for_secrets(tmp_path, monkeypatch):

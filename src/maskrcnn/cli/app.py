@@ -113,7 +113,7 @@ def _shown_with(reporter: Reporter, otherwise: Callable[..., None]) -> Callable[
 
 
 class _Warnings(logging.Handler):
-    """Shows what the package logs as commands show their own warnings."""
+    """Shows what the package logs as commands show their own warnings, and notes without alarm."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -121,7 +121,10 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
-        self.reporter.warn(record.getMessage())
+        if getattr(record, "note", False):
+            self.reporter.say(escape(record.getMessage()))
+        else:
+            self.reporter.warn(record.getMessage())
 
 
 def _usage_or_raise(console: Console, error: Exception) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,13 +35,13 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a configuration field, as rpn.nms_threshold=0.6. Repeatable.",
+        help="Change a configuration field, as rpn.nms_threshold=0.6 or anchors.ratios=[0.5,1,2]. Repeatable.",
     ),
 ]
 
 
 def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
-    """Return dotted fields and values; a value is read as JSON, or else is text."""
+    """Return dotted fields and values; a value is read as JSON, else as Python's, or else is text."""
     values: dict[str, Any] = {}
     for item in given or ():
         key, equals, text = item.partition("=")
@@ -47,8 +50,16 @@ def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
         try:
             values[key] = json.loads(text)
         except json.JSONDecodeError:
-            values[key] = text
+            values[key] = _python(text)
     return values
+
+
+def _python(text: str) -> Any:
+    """Return what a list, a flag or None is, written as in Python; other text as it is."""
+    if text.startswith(("(", "[")) or text in ("True", "False", "None"):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(text)
+    return text
 
 
 def find_weights(weights: str, quiet: bool = False) -> Path:
@@ -74,7 +85,23 @@ def load_on(weights: str, device: str | None, overrides: Sequence[str] | None = 
     """Return the network of a weights file, or of published weights, on a device."""
     path = find_weights(weights, quiet)
     chosen = choose_device(device)
-    return load(path, overrides=parse_overrides(overrides)).to(chosen)
+    with notes(quiet):
+        return load(path, overrides=parse_overrides(overrides)).to(chosen)
+
+
+@contextmanager
+def notes(quiet: bool) -> Iterator[None]:
+    """Let the notes through that loading logs, or keep them back."""
+    logger = logging.getLogger("maskrcnn")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not (quiet and getattr(record, "note", False))
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def output_folder(path: Path) -> None:

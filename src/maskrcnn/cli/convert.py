@@ -16,7 +16,7 @@ from maskrcnn.config import Config
 from maskrcnn.errors import InputError, counted
 from maskrcnn.progress import plain
 from maskrcnn.weights.files import FORMATS, adapt, build, import_weights, save
-from maskrcnn.weights.importing import Imported
+from maskrcnn.weights.importing import Imported, theirs
 
 
 def convert(
@@ -46,7 +46,7 @@ def convert(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert weights of torchvision, Detectron2, maskrcnn-benchmark or Matterport to ours.
+    """Convert the weights of other implementations to ours.
 
     \b
     Examples:
@@ -65,15 +65,15 @@ def convert(
         output_file(output)
     report = reporter(quiet)
     imported = import_weights(weights, format, partial)
-    given = len(imported.tensors)
+    given = list(imported.tensors)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    carried = adapt(imported, names, parse_overrides(overrides))
-    if carried is not None and (carried.started or carried.renamed):
-        report.say(f"Classes: {escape(carried.said().removeprefix('classes: '))}.")
+    said = adapt(imported, names, parse_overrides(overrides))
+    console = Console(quiet=quiet)
     if not as_json:
-        _tell(weights, imported)
+        console.print(f"{bold(weights)} is {escape(imported.kind)}.", highlight=False, soft_wrap=True)
     model, missing = build(imported, partial)
-    unused = [*imported.unused, *(name for name in imported.tensors if name not in model.state_dict())]
+    left = [name for name in given if name not in model.state_dict()]
+    unused = [*imported.unused, *(theirs(name, imported.origin) for name in left)]
     if output is not None:
         save(model, output)
     if as_json:
@@ -81,15 +81,18 @@ def convert(
             "recognised": imported.kind,
             "config": json.loads(model.config.to_json()),
             "assumed": [{"field": a.field, "value": a.value, "reason": a.reason} for a in imported.assumed],
-            "used": given - len(unused) + len(imported.unused),
+            "used": len(given) - len(left),
+            "changes": said,
             "unused": unused,
             "missing": missing,
             "output": None if output is None else str(output),
         }
         typer.echo(json.dumps(result))
         return
-    console = Console()
-    console.print(f"[bold]Tensors[/]  {given - len(unused) + len(imported.unused)} used", highlight=False)
+    _tell(console, imported)
+    for change in said:
+        console.print(escape(plain(change[0].upper() + change[1:] + ".")), highlight=False, soft_wrap=True)
+    console.print(f"[bold]Tensors[/]  {len(given) - len(left)} used", highlight=False)
     for title, names in (("unused", unused), ("missing, started from random weights", missing)):
         if names:
             console.print(
@@ -101,12 +104,10 @@ def convert(
         report.say(f"Wrote {bold(output)}, {output.stat().st_size / 1e6:.0f} MB.")
 
 
-def _tell(weights: Path, imported: Imported) -> None:
-    """Print what was recognised, what was assumed, and the configuration."""
-    console = Console()
-    console.print(f"{bold(weights)} is {escape(imported.kind)}.", highlight=False, soft_wrap=True)
+def _tell(console: Console, imported: Imported) -> None:
+    """Print what was assumed, and the configuration."""
     if imported.assumed:
-        console.print("\n[bold]Assumed[/], since no tensor tells; change with --set", highlight=False)
+        console.print("\n[bold]Assumed[/], since the file does not tell; change with --set", highlight=False)
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for a in imported.assumed:
             table.add_row(a.field, escape(_plain(a.value)), f"[dim]{escape(a.reason)}[/]")
@@ -120,8 +121,11 @@ def _tell(weights: Path, imported: Imported) -> None:
 
 
 def _sections(config: Config) -> list[tuple[str, str]]:
-    """Return each section of a configuration in a line, nested ones by dotted names."""
+    """Return each section of a configuration in a line, nested ones by dotted names; of heads, those there are."""
     values = config.model_dump(mode="python")
+    for section, there in (("mask", config.masks), ("keypoint", config.keypoint_names)):
+        if not there:
+            del values[section]
     names = config.class_names
     first = ", ".join(names[:3]) + (f", … {names[-1]}" if len(names) > 4 else "".join(f", {n}" for n in names[3:]))
     rows = [("classes", f"{len(names)}: {first}")]
@@ -139,6 +143,9 @@ def _listed(values: dict[str, Any], prefix: str = "") -> str:
 
 
 def _plain(value: Any) -> str:
+    """Return a value as --set takes it."""
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(_plain(v) for v in value)})"
+        return f"[{', '.join(_plain(v) for v in value)}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ from maskrcnn.weights.published import is_name
 from maskrcnn.weights.releases import DEFAULT
 
 RESULTS = "detections.json"
+WEIGHTS = (".safetensors", ".pth", ".pt", ".pkl", ".h5")
 
 
 def predict(
@@ -43,6 +44,7 @@ def predict(
     ),
     threshold: Annotated[float, typer.Option(help="Least score of a detection.", min=0.0, max=1.0)] = 0.5,
     pictures: Annotated[bool, typer.Option(help="Write a picture per image.")] = True,
+    labels: Annotated[bool, typer.Option(help="Write class and score on every object.")] = True,
     color_by: Annotated[
         str, typer.Option(help="instance: every object its own colour; class: every class.")
     ] = "instance",
@@ -75,6 +77,9 @@ def predict(
         weights, *inputs = inputs
         if not inputs:
             raise InputError(f"Name images after the weights: maskrcnn predict {weights} photo.jpg")
+    misplaced = next((name for name in inputs if Path(name).suffix.lower() in WEIGHTS), None)
+    if misplaced is not None:
+        raise InputError(f"{misplaced} is no image. Weights stand before the images, or after --weights.")
     files = image_files(inputs, recursive=recursive)
     if pictures:
         _keep_photos(files, output)
@@ -94,7 +99,7 @@ def predict(
             counted_from_0 = counting_pixels(found, model.config.keypoint.pixel_offset)
             results += coco_results(counted_from_0, image_id, category_ids)
             if pictures:
-                _save_picture(overlay(image, found, color_by=color_by), output, path, taken)  # type: ignore[arg-type]
+                _save_picture(overlay(image, found, color_by=color_by, labels=labels), output, path, taken)  # type: ignore[arg-type]
         finished = True
     finally:  # also of a run that is stopped, unless it has nothing to show for it
         if results or finished:
@@ -116,7 +121,7 @@ def predict(
 
 def _are_weights(first: str) -> bool:
     """Return whether the first argument names weights, not an image."""
-    return Path(first).suffix.lower() in (".safetensors", ".pth", ".pt", ".pkl", ".h5") or is_name(first)
+    return Path(first).suffix.lower() in WEIGHTS or is_name(first)
 
 
 def _found_in(

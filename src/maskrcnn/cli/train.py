@@ -20,6 +20,7 @@ from maskrcnn.cli.common import (
     bold,
     find_weights,
     is_main_process,
+    notes,
     parse_overrides,
     reporter,
 )
@@ -84,12 +85,14 @@ def train(
         int | None,
         typer.Option(help="Steps of rising rate; a tenth of the run, at most 500, by default.", show_default=False),
     ] = DEFAULT.warmup_steps,
-    weight_decay: Annotated[float, typer.Option(help="Pull of weights towards zero.")] = DEFAULT.weight_decay,
+    weight_decay: Annotated[
+        float, typer.Option(help="Decay of the weights per step, as a multiple of the learning rate.")
+    ] = DEFAULT.weight_decay,
     clip_norm: Annotated[float, typer.Option(help="Largest gradient norm; 0 for no limit.")] = DEFAULT.clip_norm,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = DEFAULT.precision,
-    flip: Annotated[float, typer.Option(help="Chance of mirroring an image.")] = DEFAULT.flip,
+    flip: Annotated[float, typer.Option(help="Probability that an image is mirrored.")] = DEFAULT.flip,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = DEFAULT.workers,
-    seed: Annotated[int, typer.Option(help="Start of all chance.")] = DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = DEFAULT.seed,
     evaluate_every: Annotated[
         int | None,
         typer.Option(help="Epochs between evaluations; 0 for none; by default a tenth of all.", show_default=False),
@@ -158,7 +161,10 @@ def train(
         model = _from_random_weights(preset or "small-fpn", names, changes, seed, report)
     else:
         torch.manual_seed(seed)
-        model = load(start, class_names=names, overrides=changes, keypoint_names=keypoint_names)
+        with notes(quiet):
+            model = load(start, class_names=names, overrides=changes, keypoint_names=keypoint_names)
+        if not masks and "masks" not in changes:
+            report.say("The weights have no mask head, and none is learnt; --set masks=true starts one.")
     report.say(
         f"{bold(counted(len(training_set), 'image'))} to train on, {bold(len(validation_set or ()))} to evaluate "
         f"on; {counted(len(names), 'class')}. Learning rate {options.learning_rate:g} for "

@@ -70,7 +70,10 @@ def open_dataset(
             hint = did_you_mean(split, list(SHAPES_SIZES))
             raise DatasetError(f"shapes has no split {split!r}; there are {', '.join(SHAPES_SIZES)}.{hint}")
         if keypoints:
-            raise DatasetError("shapes has no keypoints; --keypoints needs a COCO file whose categories name some.")
+            raise DatasetError(
+                "shapes has no keypoints; --keypoints needs a COCO file whose categories name some, and "
+                "--no-keypoints leaves them out."
+            )
         length, seed = SHAPES_SIZES[split]
         return ShapesDataset(length, seed=seed)
     path = Path(source)

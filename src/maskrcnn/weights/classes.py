@@ -29,15 +29,25 @@ class Carried(NamedTuple):
     """Classes whose rows were kept."""
     started: tuple[str, ...]
     """Classes that start anew."""
+    dropped: tuple[str, ...] = ()
+    """Classes of before that are no more."""
     renamed: bool = False
     """Whether the new names were taken for those of the file's own classes."""
 
     def said(self) -> str:
-        """Return in words which classes were kept and which start anew."""
+        """Return in words which classes were kept, which start anew and how many are dropped; "" if all stay."""
         if self.renamed:
-            return f"classes: {some(self.kept, 10)} are taken for the names of its own {len(self.kept)}"
-        kept = f"kept {some(self.kept, 10)}" if self.kept else "no class was known before"
-        return f"classes: {kept}; {some(self.started, 10)} start{'s' * (len(self.started) == 1)} anew"
+            return f"classes: {some(self.kept, 10)}, as the names of the {len(self.kept)} that the file has"
+        if not self.started and not self.dropped:
+            return ""
+        before = {name.casefold(): name for name in self.dropped}
+        anew = [f"{n} (not {before[n.casefold()]})" if n.casefold() in before else n for n in self.started]
+        parts = [f"kept {some(self.kept, 10)}" if self.kept else "no class was known before"]
+        if anew:
+            parts.append(f"{some(anew, 10)} start{'s' * (len(anew) == 1)} anew")
+        if self.dropped:
+            parts.append(f"dropped {some(self.dropped)}")
+        return "classes: " + "; ".join(parts)
 
 
 def carry_classes(config: Config, tensors: dict[str, Tensor], class_names: Sequence[str], names_known: bool) -> Carried:
@@ -78,4 +88,5 @@ def carry_classes(config: Config, tensors: dict[str, Tensor], class_names: Seque
                 fresh.normal_(std=STARTS[layer])
             fresh[source >= 0] = per_class[source[source >= 0]]
             tensors[key] = torch.cat((fresh.flatten(0, 1), tensors[key][rows * len(old) :]))  # background stays last
-    return Carried(changed, tensors, kept, tuple(name for name in new if name not in kept))
+    started = tuple(name for name in new if name not in kept)
+    return Carried(changed, tensors, kept, started, () if numbered else tuple(name for name in old if name not in kept))

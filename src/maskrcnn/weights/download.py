@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
+import socket
 import ssl
 import time
 import urllib.error
@@ -64,7 +65,7 @@ def fetch(release: Release, reporter: Reporter | None = None) -> Path:
     by_hand = f"By hand: download {release.address} and save it as {path}."
     if os.environ.get("MASKRCNN_OFFLINE", "0") not in ("", "0"):
         raise DownloadError(
-            f"{release.name} is not on this machine, and MASKRCNN_OFFLINE forbids to fetch it. {by_hand}"
+            f"{release.name} is not on this machine, and MASKRCNN_OFFLINE forbids fetching it. {by_hand}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,11 @@ def _download(release: Release, path: Path, reporter: Reporter, by_hand: str) ->
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as e:
             cause = getattr(e, "reason", None) or e
             reason = str(cause) or type(cause).__name__
-            if isinstance(cause, ssl.SSLCertVerificationError):
+            final = isinstance(cause, ssl.SSLCertVerificationError)
+            if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+                host = urllib.parse.urlsplit(release.address).hostname
+                reason, final = f"{host} is not found; is this machine online? ({cause.strerror})", True
+            if final:
                 raise DownloadError(f"Cannot fetch {release.address}: {reason}. {by_hand}") from None
         size = part.stat().st_size if part.exists() else 0
         if size >= furthest + CHUNK:  # a connection that breaks often, but brings something every time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,11 +19,11 @@ from maskrcnn.config import Config
 from maskrcnn.errors import CheckpointError, ConfigError, InputError, MaskRCNNError, counted, did_you_mean, printable
 from maskrcnn.files import replacing
 from maskrcnn.weights import detectron2, maskrcnn_benchmark, matterport, torchvision
-from maskrcnn.weights.classes import Carried, carry_classes
-from maskrcnn.weights.importing import Imported, described, some
-from maskrcnn.weights.keypoints import carry_keypoints, new_keypoint_head
+from maskrcnn.weights.classes import carry_classes
+from maskrcnn.weights.importing import Imported, described, some, theirs
+from maskrcnn.weights.keypoints import carry_keypoints
 from maskrcnn.weights.read import as_tensors, read
-from maskrcnn.weights.releases import of_file
+from maskrcnn.weights.releases import of_file, releases
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -39,6 +40,12 @@ METADATA_KEY = "maskrcnn.config"
 TRAINING_KEY = "maskrcnn.training"
 MOST_ANEW = 500_000_000
 """Weights that may start anew, 2 GB; a whole Mask R-CNN on ResNeXt-152 has a third."""
+NOTE = {"note": True}
+"""Marks a log record that is for information: commands show it without alarm, and not if they are to be quiet."""
+CLASSIFIER = (
+    "is an image classifier, no detector; it starts a new network's backbone: Config.preset(…, overrides="
+    '{"backbone_weights": …}), or maskrcnn train --set backbone_weights=…'
+)
 T = TypeVar("T")
 
 
@@ -73,21 +80,15 @@ def load(
         InputError: there is no such format.
     """
     imported = import_weights(source, format, partial)
-    anew: tuple[str, ...] = ()
-    if keypoint_names is not None:  # before the overrides, whose skeleton is that of the new keypoints
-        imported.config, imported.tensors, anew = carry_keypoints(imported.config, imported.tensors, keypoint_names)
-    changed = adapt(imported, class_names, overrides)
-    if keypoint_names and not any(key.startswith("keypoint_head.") for key in imported.tensors):
-        imported.tensors = imported.tensors | new_keypoint_head(imported.config)
+    changed = adapt(imported, class_names, overrides, keypoint_names)
     if imported.assumed:
         told = "; ".join(f"{a.field} = {_plain(a.value)}" for a in imported.assumed)
-        logger.warning("%s is %s. Assumed, since no tensor tells: %s.", imported.file, imported.kind, told)
+        message = "%s is %s. The file does not tell, and it is assumed: %s."
+        logger.warning(message, imported.file, imported.kind, told, extra=NOTE)
     if imported.unused:
         logger.warning("%s: no part of the network takes %s.", imported.file, some(imported.unused))
-    if changed is not None and (changed.started or changed.renamed):
-        logger.warning("%s: %s.", imported.file, changed.said())
-    if anew:
-        logger.warning("%s: keypoints: %s start%s anew.", imported.file, some(anew, 10), "s" * (len(anew) == 1))
+    for change in changed:
+        logger.warning("%s: %s.", imported.file, change, extra=NOTE)
     model, missing = build(imported, partial)
     if missing:
         logger.warning("%s: from random weights start %s.", imported.file, some(missing))
@@ -113,6 +114,8 @@ def import_weights(
         tensors = {key: tensor.clone() for key, tensor in as_tensors(source).items()}
     else:
         path = Path(source).expanduser()
+        if str(source) in releases() and not path.exists():
+            raise CheckpointError(f"There is no file {source}; maskrcnn.pretrained({str(source)!r}) fetches it.")
         name, (tensors, metadata, _) = os.fspath(source), read(path)
         release = of_file(path)
     format = format or _recognise(tensors, metadata, name)
@@ -121,6 +124,7 @@ def import_weights(
     if not IMPORTERS[format].recognises(tensors):
         raise CheckpointError(f"{name} is not of {format}: its tensors are called {some(list(tensors))}.")
     imported: Imported = _told(name, "does not fit together", IMPORTERS[format].convert, tensors, name, partial)
+    imported.origin = getattr(imported.tensors, "origin", {})
     if release is not None:  # nothing is left to assume
         imported.kind += f", released as {release.name}"
         imported.config = imported.config.replace(dict(release.overrides))
@@ -128,8 +132,13 @@ def import_weights(
     return imported
 
 
-def adapt(imported: Imported, class_names: Sequence[str] | None, overrides: Mapping[str, Any] | None) -> Carried | None:
-    """Give imported weights other classes and fields; return what became of the classes, if they were given.
+def adapt(
+    imported: Imported,
+    class_names: Sequence[str] | None,
+    overrides: Mapping[str, Any] | None,
+    keypoint_names: Sequence[str] | None = None,
+) -> list[str]:
+    """Give imported weights other classes, keypoints and fields; return in words what became of what they knew.
 
     Raises:
         ConfigError: a field is unknown or cannot be overridden here.
@@ -145,16 +154,23 @@ def adapt(imported: Imported, class_names: Sequence[str] | None, overrides: Mapp
             f"overriding class_names renames the {counted(imported.config.num_classes, 'class')} that there are; for "
             "other classes pass class_names= to load, or --classes to convert."
         )
-    carried = None
+    before, said = imported.config, []
+    if keypoint_names is not None:
+        imported.config, imported.tensors, anew = carry_keypoints(before, imported.tensors, keypoint_names)
+        if anew:
+            said.append(f"keypoints: {some(anew, 10)} start{'s' * (len(anew) == 1)} anew")
     if class_names is not None:
         carried = carry_classes(imported.config, imported.tensors, class_names, imported.names_known)
         imported.config, imported.tensors = carried.config, carried.tensors
+        said += [carried.said()] if carried.said() else []
     imported.config = imported.config.replace(changes)
     imported.assumed = [a for a in imported.assumed if a.field not in changes]
-    for head, there in (("mask_head.", imported.config.masks), ("keypoint_head.", imported.config.keypoint_names)):
-        if not there:
+    for head, field in (("mask_head.", "masks"), ("keypoint_head.", "keypoint_names")):
+        if not getattr(imported.config, field):
             imported.tensors = {k: v for k, v in imported.tensors.items() if not k.startswith(head)}
-    return carried
+        elif not getattr(before, field):
+            imported.anew += (head,)
+    return said
 
 
 def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str]]:
@@ -174,11 +190,12 @@ def build(imported: Imported, partial: bool = False) -> tuple[MaskRCNN, list[str
     counters = {k: torch.zeros_like(v, device="cpu") for k, v in wanted.items() if k.endswith(".num_batches_tracked")}
     tensors = {**counters, **tensors}
     missing = [k for k in wanted if k not in tensors]
-    if missing and not partial:
-        those = "them" if len(missing) > 1 else "it"
-        raise CheckpointError(f"{name} lacks: {some(missing)}. partial=True (--partial) starts {those} anew.")
+    lacking = [theirs(k, imported.origin) for k in missing if not k.startswith(imported.anew)]
+    if lacking and not partial:
+        those = "them" if len(lacking) > 1 else "it"
+        raise CheckpointError(f"{name} lacks: {some(lacking)}. partial=True (--partial) starts {those} anew.")
     wrong = [
-        f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
+        f"{theirs(k, imported.origin)} is {list(tensors[k].shape)}, not {list(v.shape)}"
         for k, v in wanted.items()
         if k in tensors and tensors[k].shape != v.shape
     ]
@@ -232,6 +249,16 @@ def _told(name: str, problem: str, work: Callable[..., T], *arguments: Any) -> T
         raise CheckpointError(f"{name} {problem}: {printable(' '.join(str(e).split()), 200)}.") from e
 
 
+UNSUPPORTED = (
+    (r"(fc|head\.fc|classifier\.\d)\.weight|conv1_w|(fc1000|predictions)/.*|.*/branch2a.*", CLASSIFIER),
+    (r"head\.(classification|regression)_head\..*", "is a one-stage detector of torchvision's; ours has two"),
+    (r"backbone\.(body\.)?0\.0\.weight", "is a detector of torchvision's on MobileNet; ours are on ResNet and VGG"),
+    (r"backbone\.bottom_up\.s1\..*", "is a network of Detectron2's on RegNet; ours are on ResNet and VGG"),
+    (r"rpn_head\.rpn_conv\..*|bbox_head\..*", "is of MMDetection, whose names and dialect are not known here"),
+)
+"""What else people have, by a name that only it has."""
+
+
 def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> str:
     if METADATA_KEY in metadata:
         return "maskrcnn"
@@ -247,6 +274,9 @@ def _recognise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name:
             f"{name} holds our tensors without their configuration, as a bare state_dict does; model.save(path) "
             "writes both."
         )
+    for pattern, what in UNSUPPORTED:
+        if any(re.fullmatch(pattern, key) for key in tensors):
+            raise CheckpointError(f"{name} {what}.")
     raise CheckpointError(
         f"{name} is of no known format ({', '.join(FORMATS)}); its tensors are called {some(list(tensors))}."
     )

@@ -63,6 +63,10 @@ class Imported:
     """Whether the class names come with the file; else they are COCO's by number, or mere numbers."""
     ours: bool = False
     """Whether we wrote it: then every tensor must have its place."""
+    anew: tuple[str, ...] = ()
+    """Prefixes of heads that were asked for and that the file does not have: they start from random weights."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """The file's names by ours."""
 
 
 class Tensors(dict[str, Tensor]):
@@ -79,9 +83,10 @@ class Tensors(dict[str, Tensor]):
         self.file = file
         self.partial = partial
         self.hint = "" if partial else hint
+        self.origin: dict[str, str] = {}
 
     def __missing__(self, key: str) -> Tensor:
-        raise CheckpointError(f"{self.file} lacks: {key}.{self.hint}")
+        raise CheckpointError(f"{self.file} lacks: {theirs(key, self.origin)}.{self.hint}")
 
     def shape(self, key: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a tensor that must have as many axes as `otherwise`; that where it may be missing."""
@@ -89,7 +94,8 @@ class Tensors(dict[str, Tensor]):
             return otherwise
         found = tuple(self[key].shape)
         if len(found) != len(otherwise):
-            raise CheckpointError(f"{self.file}: {key} must have {len(otherwise)} axes; it is {list(found)}.")
+            name = theirs(key, self.origin)
+            raise CheckpointError(f"{self.file}: {name} must have {len(otherwise)} axes; it is {list(found)}.")
         return found
 
     def count(self, prefix: str) -> int:
@@ -112,6 +118,22 @@ def renamed(key: str, renames: Renames) -> str | None:
     return None
 
 
+def theirs(key: str, origin: Mapping[str, str]) -> str:
+    """Return the file's name of a tensor; of one that it lacks, after those of the same layer, or else our name.
+
+    Example:
+        >>> theirs("box_head.class_logits.bias", {"box_head.class_logits.weight": "roi_heads.cls_score.weight"})
+        'roi_heads.cls_score.bias'
+    """
+    if key in origin:
+        return origin[key]
+    layer, _, part = key.rpartition(".")
+    for ours, name in origin.items():
+        if ours.rpartition(".")[0] == layer and name.endswith(f".{ours.rpartition('.')[2]}"):
+            return f"{name.rpartition('.')[0]}.{part}"
+    return key
+
+
 def rename_all(
     tensors: Mapping[str, Tensor],
     name_of: Callable[[str], str | None],
@@ -132,11 +154,12 @@ def rename_all(
     for key, tensor in tensors.items():
         name = name_of(key)
         if name is not None:
-            ours[name] = tensor
+            ours[name], ours.origin[name] = tensor, key
         elif not any(re.fullmatch(pattern, key) for pattern in ignored):
             unused.append(key)
     if partial and "box_head.class_logits.weight" not in ours:  # nothing tells how many classes the others are for
-        ours = Tensors(file, {k: v for k, v in ours.items() if not k.startswith(PER_CLASS)}, partial)
+        for key in [key for key in ours if key.startswith(PER_CLASS)]:
+            del ours[key]
     return ours, unused
 
 
@@ -195,7 +218,19 @@ def architecture(tensors: Tensors) -> dict[str, Any]:
             "norm": norm_of(tensors, "mask_head.convs.0.norm"),
             "class_agnostic": classes > 1 and rows == 1,
         }
+    _check_biases(tensors)
     return values
+
+
+def _check_biases(tensors: Tensors) -> None:
+    """Raise where a layer that tells the number of classes has another one in its bias, which is to blame for it."""
+    for layer in PER_CLASS:
+        weight, bias = (tensors.get(f"{layer}{part}") for part in ("weight", "bias"))
+        if weight is not None and bias is not None and len(weight) != bias.numel():
+            names = [theirs(f"{layer}{part}", tensors.origin) for part in ("weight", "bias")]
+            raise CheckpointError(
+                f"{tensors.file}: {names[0]} has {len(weight)} rows, and {names[1]} has {bias.numel()}."
+            )
 
 
 def num_classes_of(tensors: Tensors) -> int:
@@ -307,6 +342,8 @@ def described(config: Config) -> str:
         body = "VGG-16"
     elif backbone.groups > 1:
         body = f"ResNeXt-{backbone.depth}-{backbone.groups}x{backbone.width_per_group}d"
+    elif backbone.width_per_group != 64 and backbone.depth >= 50:
+        body = f"Wide ResNet-{backbone.depth}-{backbone.width_per_group / 64:g}"
     else:
         body = f"ResNet-{backbone.depth}"
     if config.fpn is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.heads.keypoint import KEYPOINT_STD, KeypointHead
+from maskrcnn.heads.keypoint import KEYPOINT_STD
 
 
 def carry_keypoints(
@@ -49,13 +49,3 @@ def carry_keypoints(
     fresh["keypoint_head.deconv.weight"].normal_(std=KEYPOINT_STD)[:, known] = weight[:, source[known]]
     fresh["keypoint_head.deconv.bias"][known] = bias[source[known]]
     return changed, tensors | fresh, started
-
-
-def new_keypoint_head(config: Config) -> dict[str, Tensor]:
-    """Return the first weights of a keypoint head, by our names."""
-    from maskrcnn.model import MaskRCNN
-
-    with torch.device("meta"):
-        planned = MaskRCNN(config).keypoint_head
-    head = KeypointHead(config.keypoint, planned.in_channels, len(config.keypoint_names))
-    return {f"keypoint_head.{name}": tensor for name, tensor in head.state_dict().items()}

@@ -150,7 +150,7 @@ def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imp
         if name is None:
             unused.append(key)
         else:
-            ours[name] = torch_layout(tensors.pop(key))
+            ours[name], ours.origin[name] = torch_layout(tensors.pop(key)), key
     _merge_box_head(ours)
     fold_biases(ours)
     _rpn_to_ours(ours)

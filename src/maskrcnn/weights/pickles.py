@@ -283,7 +283,8 @@ class Machine:
         found = Name(module, name)
         if found not in self.admitted:
             raise RefusedError(
-                f"holds {printable(f'{module}.{name}')}, which is no tensor, and loading that could run code"
+                f"holds {printable(f'{module}.{name}')}, which is no tensor, and loading that could run code; a "
+                "whole model is read once its weights are saved alone, with torch.save(model.state_dict(), path)"
             )
         self.stack.append(found)
 

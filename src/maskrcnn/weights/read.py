@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import struct
@@ -22,8 +23,11 @@ from maskrcnn.weights.pickles import RefusedError
 from maskrcnn.weights.recognise import Container, recognise
 from maskrcnn.weights.torch_files import read_legacy, read_zip
 
+logger = logging.getLogger("maskrcnn")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "module", "blobs")
 """Keys under which training scripts save their weights, the preferred first: a `model_ema` beside is left."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What wrappers for several GPUs, torch.compile and Lightning put before all names."""
 MAX_WRAPPERS = 4
 MAX_HEADER = 1 << 23
 """Bytes of a safetensors header; one of a detector has some 100 000."""
@@ -53,8 +57,8 @@ class Contents(NamedTuple):
 def read(path: str | os.PathLike[str]) -> Contents:
     """Return the tensors of a file of weights of any kind, recognised by its first bytes.
 
-    Mappings under usual keys ("model", "state_dict", …) are unwrapped, and a prefix "module." of all names is
-    taken off.
+    Mappings under usual keys ("model", "state_dict", …) are unwrapped, and prefixes that wrappers put before all names
+    ("module.", "_orig_mod.", …) taken off. What is left of averaged weights (a `model_ema` beside) is logged.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or holds more than weights; or its tensors
@@ -152,8 +156,9 @@ def _checked(values: Mapping[str, Any], source: str, size: int | None = None) ->
     """Return values as tensors, checked; those from a file of `size` bytes must not share all of them many times."""
     if not values:
         raise CheckpointError(f"{source} does not hold a mapping from names to tensors.")
-    if all(name.startswith("module.") for name in values):  # saved from within a wrapper for several GPUs
-        values = {name.removeprefix("module."): value for name, value in values.items()}
+    for _ in range(MAX_WRAPPERS):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in values)), "")
+        values = {name[len(prefix) :]: value for name, value in values.items()} if prefix else values
     tensors = {name: _as_tensor(value, name, source) for name, value in values.items()}
     if size is not None and sum(t.numel() * t.itemsize for t in tensors.values()) > MOST_SHARED * size:
         raise CheckpointError(
@@ -170,10 +175,16 @@ def _unwrap(tree: Any) -> tuple[dict[str, Any], dict[str, str]]:
         if not isinstance(tree, Mapping):
             return {}, notes
         notes |= {key: note for key, value in tree.items() if isinstance(key, str) and (note := _note(value))}
-        inner = [tree[key] for key in WRAPPERS if isinstance(tree.get(key), Mapping)]
-        if not inner:
+        inner = next((key for key in WRAPPERS if isinstance(tree.get(key), Mapping)), None)
+        averaged = [key for key, value in tree.items() if isinstance(value, Mapping) and "ema" in str(key).lower()]
+        if inner is not None and averaged:
+            names = ", ".join(printable(str(key)) for key in averaged[:3])
+            logger.warning(
+                "What is under %r is taken; the averaged weights beside it, under %s, are not.", inner, names
+            )
+        if inner is None:
             return {key: value for key, value in tree.items() if isinstance(key, str) and _is_array(value)}, notes
-        tree = inner[0]
+        tree = tree[inner]
     return {}, notes
 
 

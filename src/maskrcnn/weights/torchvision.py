@@ -64,8 +64,8 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imported:
     """Return the checkpoint in our terms.
 
-    Which eps the frozen norms ran with no tensor tells: 0 is assumed for the 91 classes of the released
-    COCO weights (or the one class and 17 keypoints), which torchvision runs so, and 1e-5, what people's own
+    Which eps the frozen norms ran with no tensor tells: 0 is assumed for a ResNet-50 with the 91 classes of the
+    released COCO weights (or the one class and 17 keypoints), which torchvision runs so, and 1e-5, what people's own
     models have, otherwise.
 
     Raises:
@@ -78,7 +78,9 @@ def convert(tensors: dict[str, Tensor], file: str, partial: bool = False) -> Imp
     num_keypoints = len(values.get("keypoint_names", ()))
     assumed = []
     if values["backbone"]["norm"] == "frozen_batch":
-        released = num_classes == 90 or (num_classes, num_keypoints) == (1, 17)
+        backbone = values["backbone"]
+        alike = (backbone["depth"], backbone["groups"], backbone["width_per_group"]) == (50, 1, 64)
+        released = alike and (num_classes == 90 or (num_classes, num_keypoints) == (1, 17))
         why = "torchvision runs its released COCO weights so" if released else "torchvision's default; 0.0 if yours "
         why += "" if released else "were fine-tuned from its COCO weights"
         assumed.append(Assumption("backbone.norm_eps", 0.0 if released else 1e-5, why))
