@@ -265,6 +265,14 @@ def test_a_shorter_record_than_its_storage_is_refused(tmp_path):
         read_zip(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("follow", [b"]", b"](X\1\0\0\0" + b"1e", b"K\1"], ids=["none", "another", "no list"])
+def test_storages_that_do_not_follow_are_refused(tmp_path, follow):
+    data = b"\x80\x02}" + text(b"w") + tensor() + b"s."
+    (tmp_path / "x.pth").write_bytes(legacy_around(data, b"\x80\x02" + follow + b"."))
+    with pytest.raises(RefusedError, match="is damaged or cut short"):
+        read_legacy(tmp_path / "x.pth")
+
+
 def test_what_the_user_allows_elsewhere_is_not_admitted_here(tmp_path):
     class Mine:
         pass

@@ -54,8 +54,7 @@ def read_zip(path: Path) -> Any:
     """
     with path.open("rb") as file:
         start, size = _find_pickle(path, file)
-        machine = _machine(Stretch(file, start, start + size), os.fstat(file.fileno()).st_size)
-        machine.run()
+        _machine(Stretch(file, start, start + size), _Storages(os.fstat(file.fileno()).st_size)).run()
     if path.suffix == ".safetensors":  # by which torch.load goes, whatever the file is
         with path.open("rb") as file:
             return _load(file, mmap=False)
@@ -70,9 +69,11 @@ def read_legacy(path: Path) -> Any:
     """
     with path.open("rb") as file:
         stretch = Stretch(file)
-        machine = _machine(stretch, stretch.end)
-        for _ in range(LEGACY_PICKLES):
-            machine.run()
+        storages = _Storages(stretch.end)
+        machine = _machine(stretch, storages)
+        *_, follow = [machine.run() for _ in range(LEGACY_PICKLES)]
+        if type(follow) is not list or follow != sorted(storages.known):
+            raise DamagedError  # a tensor of a storage that does not follow would be whatever lies in memory
         file.seek(0)
         return _load(file, mmap=False)
 
@@ -204,8 +205,8 @@ class _Attributes(Pending):
         """Nothing."""
 
 
-def _machine(file: Stretch, size: int) -> Machine:
-    """Return a machine that looks through a torch pickle, of a file of so many bytes, and makes no tensors."""
+def _machine(file: Stretch, storages: _Storages) -> Machine:
+    """Return a machine that looks through a torch pickle and makes no tensors."""
     admitted: dict[tuple[str, str], StandIn | None] = {
         ("collections", "OrderedDict"): ordered_dict,
         ("collections", "Counter"): _counter,
@@ -221,7 +222,7 @@ def _machine(file: Stretch, size: int) -> Machine:
         admitted["torch", dtype] = None
     for kind in ITEM_SIZES:
         admitted["torch", f"{kind}Storage"] = admitted["torch.cuda", f"{kind}Storage"] = None
-    return Machine(file, admitted, _Storages(size).declare)
+    return Machine(file, admitted, storages.declare)
 
 
 def _check_tensor(storage: Any, start: Any, shape: Any, strides: Any, *rest: Any) -> None:
