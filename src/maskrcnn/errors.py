@@ -45,8 +45,8 @@ class NonFiniteLossError(MaskRCNNError, ValueError):
     """A training loss became NaN or infinite."""
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string.
+def did_you_mean(word: str, known: list[str], most: int = 1) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known word (or the `most` nearest), or an empty string.
 
     Example:
         >>> did_you_mean("nms_treshold", ["nms_threshold", "min_size"])
@@ -54,8 +54,10 @@ def did_you_mean(word: str, known: list[str]) -> str:
     """
     import difflib
 
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = [repr(other) for other in difflib.get_close_matches(word, known, n=most, cutoff=0.6)]
+    if not near:
+        return ""
+    return f" Did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if len(near) > 1 else near)}?"
 
 
 def os_reason(path: str | os.PathLike[str], error: OSError) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,7 +27,7 @@ from maskrcnn.ops import boxes as box_ops
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
 from maskrcnn.rpn import RPN
 from maskrcnn.stages import is_recording, stage
-from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, TargetBatch
+from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, Target, TargetBatch
 from maskrcnn.targets import check_batch
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ class MaskRCNN(nn.Module):
             return self._detections(found, self._masks_of(pyramid, found), self._keypoints_of(pyramid, found))
         rois = self.box_head.sample(proposals, targets)
         box_losses = self.box_head.losses(*self.boxes(pyramid, rois.boxes), rois, targets)
-        return Losses(*self.rpn.losses(rpn, targets), *box_losses, *self._foreground_losses(pyramid, rois, targets))
+        losses = Losses(*self.rpn.losses(rpn, targets), *box_losses, *self._foreground_losses(pyramid, rois, targets))
+        if is_recording():
+            stage("loss", losses.total)
+        return losses
 
     def boxes(
         self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]
@@ -128,7 +131,7 @@ class MaskRCNN(nn.Module):
 
     def masks(self, pyramid: FlatPyramid, rois: Float[Tensor, "N R 4"]) -> Float[Tensor, "NR Km M M"]:
         """Return mask logits of every RoI and class: parts 3 and 4 for masks."""
-        levels = assign_levels(rois, pyramid.strides, self.config.roi_align)
+        levels = stage("mask_roi_levels", assign_levels(rois, pyramid.strides, self.config.roi_align))
         crops = stage("mask_features", self.mask_roi_align(pyramid, rois, levels))
         return stage("mask_logits", self.mask_head(self.stage5(crops)))
 
@@ -164,17 +167,37 @@ class MaskRCNN(nn.Module):
 
         return predict(self, images, score_threshold, batch_size)
 
-    def trace(self, image: ImageLike, stages: Sequence[str] | None = None) -> Trace:
+    def trace(
+        self,
+        image: ImageLike,
+        stages: Sequence[str] | None = None,
+        targets: Target | Mapping[str, Any] | None = None,
+    ) -> Trace:
         """Return the named tensors of a run on one image; `print` of it is a table.
+
+        The run is a normal one, in inference mode, with the weights as they are; its numbers are those of `predict`.
 
         Args:
             image: as for `predict`.
             stages: names or globs of stages (`p2`, `proposals`, `rpn_*`), modules (`backbone.layer3.5.conv2`)
                 or Matterport's names (`fpn_p6`); all stages by default.
+            targets: ground truth in the frame of the photo. With it the run is one of training: it ends in losses,
+                and has matched_gt, sampled_rois and mask_targets among its stages. What is drawn at random is drawn
+                with the same numbers each time.
+
+        Raises:
+            InputError: there is no stage or module of a name, or image or targets are wrong.
+            ImageFileError: the file is missing, truncated or not an image.
+
+        Example:
+            >>> import numpy as np
+            >>> model = MaskRCNN(Config.preset("small-fpn", class_names=["cat"]))
+            >>> model.trace(np.zeros((120, 160, 3), np.uint8), ["p6"]).shape_of("p6")
+            'N 1 × C 64 × H 5 × W 7'
         """
         from maskrcnn.inspection.trace import trace
 
-        return trace(self, image, stages)
+        return trace(self, image, stages, targets)
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and class names into one safetensors file, atomically."""

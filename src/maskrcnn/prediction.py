@@ -92,11 +92,21 @@ def unbatch(
 
 def _in_photos(boxes: Float[Tensor, "N D 4"], images: ImageBatch, corners: BoxCorners) -> Float[Tensor, "N D 4"]:
     """Return boxes of the input frame in the frame of the photos, as edges, clipped."""
+    photos = torch.cat((torch.zeros_like(images.original_sizes), images.original_sizes.flip(-1)), dim=1)
+    return box_ops.clip(to_photos(boxes, images, corners), photos, "edges")
+
+
+def to_photos(boxes: Float[Tensor, "N D 4"], images: ImageBatch, corners: BoxCorners) -> Float[Tensor, "N D 4"]:
+    """Return boxes of the input frame in the frame of the photos, as edges; they may reach over the border.
+
+    Args:
+        boxes: as the network has them, with corners as `corners` says.
+        images: the batch that they were found in.
+        corners: `Config.box_corners`.
+    """
     ends = 0.0 if corners == "edges" else -1.0
     last = 1 if corners == "centers" else 0  # corner to corner, or centre of the first pixel to that of the last
     scale = (images.original_sizes - last) / (images.sizes - last).clamp(min=1)
     starts = images.starts.flip(-1).repeat(1, 2)[:, None]
     moved = box_ops.move_ends(boxes, ends if corners == "inclusive" else 0.0) - starts
-    moved = box_ops.move_ends(moved * scale.flip(-1).repeat(1, 2)[:, None], -ends)
-    photos = torch.cat((torch.zeros_like(images.original_sizes), images.original_sizes.flip(-1)), dim=1)
-    return box_ops.clip(moved, photos, "edges")
+    return box_ops.move_ends(moved * scale.flip(-1).repeat(1, 2)[:, None], -ends)

@@ -6,12 +6,12 @@ tensor and nothing else happens; inside `with recording() as tensors:` each is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 
 from torch import Tensor
 
-_recorder: dict[str, Tensor] | None = None
+_recorder: MutableMapping[str, Tensor] | None = None
 
 
 def stage(name: str, tensor: Tensor) -> Tensor:
@@ -27,8 +27,12 @@ def is_recording() -> bool:
 
 
 @contextmanager
-def recording() -> Iterator[dict[str, Tensor]]:
+def recording(into: MutableMapping[str, Tensor] | None = None) -> Iterator[MutableMapping[str, Tensor]]:
     """Collect the stages in the order in which they come about.
+
+    Args:
+        into: what receives each tensor under its name, for those who want to do more than keep it; a dict by
+            default. It must not change the tensor.
 
     Example:
         >>> import torch
@@ -38,8 +42,9 @@ def recording() -> Iterator[dict[str, Tensor]]:
         ['p2']
     """
     global _recorder  # noqa: PLW0603  # compilers read a plain global; a context variable they do not
-    before, _recorder = _recorder, {}
+    kept: MutableMapping[str, Tensor] = {} if into is None else into
+    before, _recorder = _recorder, kept
     try:
-        yield _recorder
+        yield kept
     finally:
         _recorder = before

@@ -11,7 +11,8 @@ import torch
 from maskrcnn import Config, MaskRCNN
 from maskrcnn.errors import InputError
 from maskrcnn.images import prepare
-from maskrcnn.inspection.trace import ALIASES, Trace
+from maskrcnn.inspection.glossary import ALIASES
+from maskrcnn.inspection.trace import Trace
 from maskrcnn.stages import recording
 
 NARROW = {
@@ -27,10 +28,13 @@ NARROW = {
 }
 STAGES = [
     *("image", "image_meta", "c1", "c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6"),
-    *("anchors", "rpn_objectness", "rpn_deltas"),
-    *("proposals_before_refinement", "proposals_before_nms", "proposals", "proposal_scores"),
+    *("anchors", "rpn_objectness", "rpn_deltas", "top_anchors", "top_scores"),
+    *("proposals_before_refinement", "proposals_before_nms", "top_kept"),
+    *("proposal_places", "proposals", "proposal_scores"),
     *("roi_levels", "box_features", "class_logits", "box_deltas"),
-    *("detections_before_nms", "detections", "mask_features", "mask_logits", "masks"),
+    *("candidate_rois", "candidate_labels", "candidate_scores"),
+    *("detections_before_nms", "candidates_kept", "detection_places", "detections"),
+    *("mask_roi_levels", "mask_features", "mask_logits", "masks"),
 ]
 
 
@@ -193,7 +197,7 @@ def test_a_module_with_several_outputs_gives_each_its_name(model: MaskRCNN, imag
     ("name", "message"),
     [
         ("box_head.fcs", "The module 'box_head.fcs' is a part without an output of its own; ask for 'box_head.fcs.*'."),
-        ("propsals", "This network has no stage or module 'propsals'. Did you mean 'proposals'?"),
+        ("propsals", "This network has no stage or module 'propsals'. Did you mean 'proposals', 'proposal_scores' or"),
         ("backbone.layer9", "Did you mean 'backbone.layer"),
         ("zzzzzz", "This network has no stage or module 'zzzzzz'."),
         ("zz_*", "This network has no stage or module 'zz_*'."),
@@ -238,7 +242,7 @@ def test_an_error_leaves_no_hooks(image: np.ndarray) -> None:
 
 def test_trace_is_a_mapping(full: Trace) -> None:
     assert "p2" in full and "p9" not in full
-    with pytest.raises(KeyError, match="proposal is not in this trace. Did you mean 'proposals'"):
+    with pytest.raises(KeyError, match="proposal is not in this trace. Did you mean 'proposals', 'proposal_s"):
         full["proposal"]
     with pytest.raises(KeyError, match=r"Ask for it with trace\(image, stages="):
         full["stage5.0.conv1"]
@@ -247,10 +251,10 @@ def test_trace_is_a_mapping(full: Trace) -> None:
 def test_printing_gives_a_table(model: MaskRCNN, image: np.ndarray) -> None:
     lines = str(model.trace(image, ["p2", "roi_levels"])).splitlines()
     assert [word in lines[1] for word in ("Stage", "Shape", "Type", "Min", "Max", "Mean")] == [True] * 6
-    assert any("p2" in line and "1 × 8 × 16 × 24" in line and "float32" in line for line in lines)
+    assert any("p2" in line and "N 1 × C 8 × H 16 × W 24" in line and "float32" in line for line in lines)
     assert any("roi_levels" in line and "int64" in line for line in lines)
 
 
 def test_empty_and_scalar_tensors_in_the_table() -> None:
-    text = str(Trace({"none": torch.zeros(0, 4), "loss": torch.tensor(2.5)}))
-    assert "0 × 4" in text and "scalar" in text and "2.5" in text
+    text = str(Trace({"anchors": torch.zeros(0, 4), "loss": torch.tensor(2.5)}))
+    assert "A 0 × 4 xyxy" in text and "scalar" in text and "2.5" in text

@@ -83,9 +83,9 @@ class BoxHead(nn.Module):
         drawn = draw_sample(matches, self.config.matching)
         return SampledRoIs(
             stage("sampled_rois", box_ops.gather_rows(boxes, drawn.chosen)),
-            box_ops.gather_rows(matches.matched_gt, drawn.chosen),
-            drawn.positive,
-            drawn.valid,
+            stage("sampled_rois_gt", box_ops.gather_rows(matches.matched_gt, drawn.chosen)),
+            stage("sampled_rois_positive", drawn.positive),
+            stage("sampled_rois_valid", drawn.valid),
         )
 
     def losses(
@@ -127,8 +127,9 @@ class BoxHead(nn.Module):
             scores = torch.where(proposals.valid[..., None], scores, 0.0)
         scores = scores.flatten(1)
         scores, pair = scores.topk(_candidates(scores, config))
-        roi = pair // self.num_classes
-        labels = pair % self.num_classes
+        roi = stage("candidate_rois", pair // self.num_classes)
+        labels = stage("candidate_labels", pair % self.num_classes)
+        stage("candidate_scores", scores)
         box_deltas = box_deltas.reshape(num_images, num_proposals, -1, 4)
         column = torch.zeros_like(labels) if config.class_agnostic else labels
         deltas = box_ops.gather_rows(box_deltas.flatten(1, 2), roi * box_deltas.shape[2] + column)
@@ -137,10 +138,11 @@ class BoxHead(nn.Module):
         )
         boxes = stage("detections_before_nms", box_ops.clip(boxes, images.windows(), self.corners))
         valid = (scores > config.score_threshold) & box_ops.large_enough(boxes, config.min_size)
-        keep = nms(boxes, valid, config.nms_threshold, groups=labels)
+        keep = stage("candidates_kept", nms(boxes, valid, config.nms_threshold, groups=labels))
         ranked = torch.where(keep, scores, -1.0)
         best, order = ranked.topk(min(config.detections_per_image, ranked.shape[1]))
         found = best >= 0
+        stage("detection_places", order)
         return Found(
             torch.where(found[..., None], box_ops.gather_rows(boxes, order), 0.0),
             box_ops.gather_rows(labels, order) * found,

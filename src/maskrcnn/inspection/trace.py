@@ -1,52 +1,58 @@
-"""The tensors of one run, by name."""
+"""The tensors of one run by name, with what they are read together with: the photo, the configuration, the result."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from maskrcnn.batching import batch_targets, resize_target
+from maskrcnn.config import Config
 from maskrcnn.errors import InputError, did_you_mean
-from maskrcnn.images import ImageLike, prepare
-from maskrcnn.prediction import unbatch
+from maskrcnn.files import replacing
+from maskrcnn.images import ImageLike, load_image, prepare
+from maskrcnn.inspection.calls import call_name
+from maskrcnn.inspection.glossary import ALIASES, named_shape
+from maskrcnn.keypoints import moved
+from maskrcnn.prediction import to_photos, unbatch
 from maskrcnn.stages import recording
+from maskrcnn.structures import Detections, ImageBatch, Target, TargetBatch
+from maskrcnn.targets import check_target
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
 
-ALIASES = {
-    "input_image": "image",
-    "input_image_meta": "image_meta",
-    **{f"fpn_p{k}": f"p{k}" for k in range(2, 7)},
-    "rpn_class_logits": "rpn_objectness",
-    "rpn_bbox": "rpn_deltas",
-    "ROI": "proposals",
-    "roi_align_classifier": "box_features",
-    "mrcnn_class_logits": "class_logits",
-    "mrcnn_bbox": "box_deltas",
-    "mrcnn_detection": "detections",
-    "roi_align_mask": "mask_features",
-    "mrcnn_mask": "mask_logits",
-}
-"""Matterport's layer names for our stages."""
+
+class Summary(dict[str, Any]):
+    """What the table tells of one tensor: name, shape, type, range and what is odd about it."""
 
 
 class Trace(Mapping[str, Tensor]):
     """Named tensors of a run, in the order in which they came about; printing it gives a table."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], run: Run | None = None) -> None:
         self._tensors = dict(tensors)
+        self._run = run
 
     def __getitem__(self, name: str) -> Tensor:
         found = self._tensors.get(name, self._tensors.get(ALIASES.get(name, name)))
         if found is None:
-            hint = did_you_mean(name, [*self._tensors, *ALIASES]) or " Ask for it with trace(image, stages=[…])."
+            hint = (
+                did_you_mean(name, [*self._tensors, *ALIASES], most=3) or " Ask for it with trace(image, stages=[…])."
+            )
+            several = [other for other in self._tensors if other.startswith((f"{name}@", f"{name}."))]
+            if several:
+                hint = f" There are: {', '.join(several)}."
             raise KeyError(f"{name} is not in this trace.{hint}")
         return found
 
@@ -56,20 +62,56 @@ class Trace(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    @property
+    def run(self) -> Run:
+        """What the tensors are read together with: photo, configuration, detections."""
+        if self._run is None:
+            raise InputError("This trace was made of tensors alone; model.trace(image) gives one of a whole run.")
+        return self._run
+
+    def shape_of(self, name: str) -> str:
+        """Return a tensor's shape with the names of its axes."""
+        return named_shape(ALIASES.get(name, name), tuple(self[name].shape))
+
+    def summary(self) -> list[Summary]:
+        """Return the table's rows as plain values: name, shape, axes, dtype, min, max, mean, zeros, nan, inf.
+
+        `min`, `max` and `mean` are those of the finite values, None where there is none. `zeros` is a share,
+        `nan` and `inf` are counts.
+        """
+        return [_summary(name, tensor) for name, tensor in self._tensors.items()]
+
     def table(self) -> Table:
-        """Return name, shape, type and range of every tensor."""
+        """Return name, shape, type, range, share of zeros and count of NaN and Inf of every tensor."""
         table = Table(header_style="bold")
         for title in ("Stage", "Shape", "Type"):
-            table.add_column(title)
-        for title in ("Min", "Max", "Mean"):
-            table.add_column(title, justify="right")
-        for name, tensor in self._tensors.items():
-            shape = " × ".join(map(str, tensor.shape)) or "scalar"
-            table.add_row(name, shape, str(tensor.dtype).removeprefix("torch."), *_range(tensor))
+            table.add_column(title, overflow="fold")
+        for title in ("Min", "Max", "Mean", "Zeros", "NaN/Inf"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in self.summary():
+            ranges = ["–" if row[key] is None else f"{row[key]:.4g}" for key in ("min", "max", "mean")]
+            zeros = "–" if row["zeros"] is None else f"{100 * row['zeros']:.0f} %"
+            odd = f"{row['nan']}/{row['inf']}" if row["nan"] or row["inf"] else "0"
+            alarming = row["nan"] or (row["inf"] and row["name"] != "top_scores")
+            table.add_row(
+                row["name"], row["axes"], row["dtype"], *ranges, zeros, f"[bold red]{odd}[/]" if alarming else odd
+            )
         return table
 
+    def save(self, path: str | Path) -> None:
+        """Write the tensors into a safetensors file, each under its name.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self._tensors.items()}
+        with replacing(Path(path)) as new:
+            save_file(tensors, new)
+
     def __str__(self) -> str:
-        console = Console(width=110, color_system=None)
+        console = Console(width=118, color_system=None)
         with console.capture() as captured:
             console.print(self.table())
         return captured.get()
@@ -77,24 +119,75 @@ class Trace(Mapping[str, Tensor]):
     __repr__ = __str__
 
 
-def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None) -> Trace:
+class Run:
+    """A run on one photo: what its tensors are read together with."""
+
+    def __init__(
+        self,
+        config: Config,
+        strides: Mapping[str, int],
+        photo: UInt8[np.ndarray, "H W 3"],
+        batch: ImageBatch,
+        targets: TargetBatch | None = None,
+    ) -> None:
+        self.config = config
+        self.strides = dict(strides)
+        """Levels that the RPN looks at, finest first, and their nominal strides."""
+        self.photo = photo
+        self.batch = batch
+        self.targets = targets
+        """The ground truth in the input frame, in a run of training."""
+        self.detections: Detections | None = None
+        """What was found, in the frame of the photo; every score. None in a run of training."""
+
+    @property
+    def roi_levels(self) -> list[str]:
+        """Levels that RoIs are cut from, finest first: what `roi_levels` counts."""
+        return [name for name in self.strides if name != "p6"]
+
+    def to_photo(self, boxes: Float[Tensor, "R 4"]) -> Float[Tensor, "R 4"]:
+        """Return boxes of the input frame, as the network has them, in pixels of the photo, not clipped to it."""
+        return to_photos(boxes[None].float().cpu(), self.batch, self.config.box_corners)[0]
+
+
+def trace(
+    model: MaskRCNN,
+    image: ImageLike,
+    stages: Sequence[str] | None = None,
+    targets: Target | Mapping[str, Any] | None = None,
+    into: MutableMapping[str, Tensor] | None = None,
+) -> Trace:
     """Return named tensors of a run on one image; see `MaskRCNN.trace`.
 
-    Raises:
-        InputError: a name is neither a stage of this network nor a module of it.
+    Args:
+        model: the network.
+        image: as for `predict`.
+        stages: names, globs or Matterport's names; all stages by default.
+        targets: ground truth in the frame of the photo, for a run of training.
+        into: see `stages.recording`.
     """
     names = ["*"] if stages is None else [stages] if isinstance(stages, str) else list(stages)
     modules = {path: module for path, module in model.named_modules() if path}
-    batch = prepare([image], model.config.image).to(model.device, model.dtype)
+    photo = load_image(image)
+    run = Run(model.config, model.fpn.strides, photo, prepare([photo], model.config.image))
+    if targets is not None:
+        run.targets = _prepared(targets, run).to(model.device)
+    batch = run.batch.to(model.device, model.dtype)
     was_training = model.training
     model.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
     try:
         with ExitStack() as stack, torch.inference_mode():
-            tensors = stack.enter_context(recording())
+            tensors = stack.enter_context(recording(into))
             for name in names if stages is not None else ():
-                for path in fnmatch.filter(modules, name):
-                    stack.callback(modules[path].register_forward_hook(_keep(tensors, path)).remove)
-            unbatch(model(batch), batch, model.config)
+                for path in _paths(name, modules):
+                    stack.callback(modules[path].register_forward_hook(_keep(model, tensors, path)).remove)
+            if run.targets is None:
+                [run.detections] = unbatch(model(batch), batch, model.config)
+            else:  # the lottery of anchors and RoIs gives the same numbers each time, and takes none from others
+                with torch.random.fork_rng(devices):
+                    torch.manual_seed(0)
+                    model(batch, run.targets)
     finally:
         model.train(was_training)
     chosen: set[str] = set()
@@ -103,12 +196,32 @@ def trace(model: MaskRCNN, image: ImageLike, stages: Sequence[str] | None = None
         if not matching:
             raise InputError(_unknown(name, [*tensors, *ALIASES], modules))
         chosen |= matching
-    return Trace({name: tensor for name, tensor in tensors.items() if name in chosen})
+    return Trace({name: tensor for name, tensor in tensors.items() if name in chosen}, run)
+
+
+def _prepared(targets: Target | Mapping[str, Any], run: Run) -> TargetBatch:
+    """Return ground truth of the photo in the input frame, as the training's loader makes it."""
+    config = run.config
+    size = (run.photo.shape[0], run.photo.shape[1])
+    points = len(config.keypoint_names)
+    target = check_target(targets, size, config.num_classes, config.masks, "targets", points).without_crowds()
+    if target.keypoints is not None:
+        target.keypoints = moved(target.keypoints, config.keypoint.pixel_offset)
+    height, width = (int(v) for v in run.batch.sizes[0])
+    resized = resize_target(target, size, (height, width), config.image.resize)
+    padded = run.batch.tensor.shape
+    return batch_targets([resized], (int(padded[2]), int(padded[3])), config.masks, run.batch.offsets)
+
+
+def _paths(name: str, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return the modules that a name or glob may mean, that of one call (`rpn.convs.0@p3`) included."""
+    return fnmatch.filter(modules, name.partition("@")[0])
 
 
 def _matching(name: str, found: Mapping[str, Tensor]) -> set[str]:
     """Return which of what was found a name or glob stands for; Matterport's names too."""
     matching = {other for other in found if fnmatch.fnmatchcase(other, name)}
+    matching |= {other for other in found if fnmatch.fnmatchcase(other.partition("@")[0], name)}
     matching |= {other for other in found if other.startswith(f"{name}.")}  # of a module with several outputs
     return matching | {ours for theirs, ours in ALIASES.items() if fnmatch.fnmatchcase(theirs, name) and ours in found}
 
@@ -116,26 +229,42 @@ def _matching(name: str, found: Mapping[str, Tensor]) -> set[str]:
 def _unknown(name: str, stages: list[str], modules: Mapping[str, nn.Module]) -> str:
     if name in modules:
         return f"The module {name!r} is a part without an output of its own; ask for '{name}.*'."
-    return f"This network has no stage or module {name!r}.{did_you_mean(name, [*stages, *modules])}"
+    return f"This network has no stage or module {name!r}.{did_you_mean(name, [*stages, *modules], most=3)}"
 
 
-def _keep(tensors: dict[str, Tensor], name: str) -> Any:
+def _keep(model: MaskRCNN, tensors: MutableMapping[str, Tensor], path: str) -> Any:
     """Return a hook that keeps a module's output; several by their own names, as `backbone.c2`."""
+    calls: Counter[str] = Counter()
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        name = call_name(model, path, calls[path])
+        calls[path] += 1
         parts = {name: output}
         if not isinstance(output, Tensor):
             several = output if isinstance(output, Mapping) else getattr(output, "_asdict", dict)()
             parts = {f"{name}.{part}": value for part, value in several.items()}
-        for path, value in parts.items():
+        for key, value in parts.items():
             if isinstance(value, Tensor):
-                tensors[path] = value.clone()  # the ReLU that follows may work in place
+                tensors[key] = value.clone()  # the ReLU that follows may work in place
 
     return hook
 
 
-def _range(tensor: Tensor) -> list[str]:
-    if not tensor.numel():
-        return ["–", "–", "–"]
-    values = tensor.float()
-    return [f"{float(v):.4g}" for v in (values.min(), values.max(), values.mean())]
+def _summary(name: str, tensor: Tensor) -> Summary:
+    values = tensor.detach().float()
+    finite = values.isfinite()
+    nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
+    shown = values if not (nan or inf) else values[finite]
+    there = bool(shown.numel())
+    return Summary(
+        name=name,
+        shape=list(tensor.shape),
+        axes=named_shape(name, tuple(tensor.shape)),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        min=float(shown.min()) if there else None,
+        max=float(shown.max()) if there else None,
+        mean=float(shown.double().mean()) if there else None,
+        zeros=int((values == 0).sum()) / values.numel() if values.numel() else None,
+        nan=nan,
+        inf=inf,
+    )
