@@ -239,7 +239,7 @@ class MaskRCNN(nn.Module):
         """Return the mask logits of each detection's own class; 0 × 0 without a mask head."""
         if not self.config.masks:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0)
-        run = _bucket(found.valid)
+        run = _bucket(found.valid, whole=is_recording())
         logits = self.masks(pyramid, found.boxes[:, :run])
         return _in_slots(of_class(logits, found.labels[:, :run].flatten()), run, found.valid)
 
@@ -247,7 +247,7 @@ class MaskRCNN(nn.Module):
         """Return the heatmaps of each detection; 0 × 0 × 0 without a keypoint head."""
         if not self.config.keypoint_names:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0, 0)
-        run = _bucket(found.valid)
+        run = _bucket(found.valid, whole=is_recording())
         return _in_slots(self.keypoints(pyramid, found.boxes[:, :run]), run, found.valid)
 
     def _foreground_losses(
@@ -304,14 +304,15 @@ class MaskRCNN(nn.Module):
         return self
 
 
-def _bucket(valid: Bool[Tensor, "N R"]) -> int:
+def _bucket(valid: Bool[Tensor, "N R"], whole: bool = False) -> int:
     """Return how many of the R slots to run: all, or on an eager CPU the smallest bucket that holds the valid.
 
-    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would. Recorded stages
-    have all slots, whatever the image.
+    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would. Recorded detections
+    are `whole`, all slots whatever the image; a recorded step of training is not, since more rows in a sum round
+    otherwise, and a traced run would drift away from one that is not.
     """
     slots = valid.shape[1]
-    if torch.compiler.is_compiling() or valid.device.type != "cpu" or is_recording():
+    if torch.compiler.is_compiling() or valid.device.type != "cpu" or whole:
         return slots
     needed = int(valid.sum(1).max())
     return min(next((b for b in BUCKETS if b >= needed), slots), slots)

@@ -104,7 +104,7 @@ def test_a_network_without_keypoints_has_none():
 
 def test_two_images_are_learned_by_heart(tmp_path):
     torch.manual_seed(0)
-    options = TrainOptions(epochs=220, batch_size=2, learning_rate=3e-3, evaluate_every=0, flip=0.5, workers=0)
+    options = TrainOptions(epochs=400, batch_size=2, learning_rate=3e-3, evaluate_every=0, flip=0.5, workers=0)
     model = network()
     train(model, Crosses(), tmp_path / "run", options, device="cpu")
     result = evaluate(model, Crosses())
