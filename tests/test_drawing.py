@@ -12,6 +12,7 @@ from PIL import Image
 from maskrcnn import drawing
 from maskrcnn.drawing import PALETTE, color, contact_sheet, overlay, side_by_side, target_as_detections
 from maskrcnn.errors import InputError
+from maskrcnn.fonts import font_for, shortened
 from maskrcnn.structures import Detections, Target
 
 GREY = np.full((120, 160, 3), 100, np.uint8)
@@ -130,14 +131,14 @@ def test_chips_of_one_box_given_ten_times_do_not_cover_each_other() -> None:
 
 
 def test_text_is_shortened_to_its_room() -> None:
-    font = drawing._font(20, "")
-    short = drawing._shortened("a rather long class name 0.97", font, 100)
+    font = font_for(20, "")
+    short = shortened("a rather long class name 0.97", font, 100)
     assert short.endswith("...") and font.getlength(short) <= 100
 
 
 def test_contrast_of_text_on_every_colour_is_readable() -> None:
     for index in range(40):
-        light = sorted(drawing._luminance(c) for c in (color(index), drawing._readable_on(color(index))))
+        light = sorted(drawing._luminance(c) for c in (color(index), drawing.readable_on(color(index))))
         assert (light[1] + 0.05) / (light[0] + 0.05) >= 4.5  # WCAG 2, level AA
 
 

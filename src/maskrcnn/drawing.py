@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from maskrcnn.errors import InputError
+from maskrcnn.fonts import font_for, shortened
 from maskrcnn.keypoints import Side, side_of
 from maskrcnn.structures import Detections, Target
 
@@ -37,11 +36,6 @@ SURE = {"softmax": 0.05, "logit": 0.0}
 """Keypoints are drawn whose score exceeds this, by what scores mean (`KeypointHeadConfig.scores`)."""
 
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
-_SYSTEM_FONTS = (
-    *("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf"),  # Linux
-    *("Arial Unicode.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc"),  # macOS
-    *("arial.ttf", "msyh.ttc", "msgothic.ttc", "malgun.ttf"),  # Windows
-)
 _PAPER, _INK = (255, 255, 255), (33, 37, 41)
 
 
@@ -252,51 +246,16 @@ def _draw_chips(picture: Image.Image, rects: list[Rect], texts: list[str], color
     """Write the labels on chips in the boxes' colours, each where no other is; the best choose first."""
     size = max(11, round(min(picture.size) / 36))
     pad = max(2, round(size / 4))
-    fonts = [_font(size, text) for text in texts]
+    fonts = [font_for(size, text) for text in texts]
     draw = ImageDraw.Draw(picture)
     placed: list[Rect] = []
     for i, (rect, font) in enumerate(zip(rects, fonts, strict=True)):
-        texts[i] = _shortened(texts[i], font, picture.width - 2 * pad)
+        texts[i] = shortened(texts[i], font, picture.width - 2 * pad)
         width = min(math.ceil(font.getlength(texts[i])) + 2 * pad, picture.width)
         placed.append(_free_place(rect, (width, sum(font.getmetrics()) + pad), picture.size, placed))
     for (x1, y1, x2, y2), text, font, ink in reversed(list(zip(placed, texts, fonts, colors, strict=True))):
         draw.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), radius=pad // 2, fill=ink)
-        draw.text((x1 + pad, y1 + pad / 2), text, font=font, fill=_readable_on(ink))
-
-
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
-    """Return Pillow's own font, or the one of the system's that lacks the fewest of the characters."""
-    return _font_with(size, "".join(sorted({c for c in text if not c.isascii() and not c.isspace()})))
-
-
-@lru_cache(maxsize=256)
-def _font_with(size: int, characters: str) -> ImageFont.FreeTypeFont:
-    own = ImageFont.load_default(size=size)
-    if not isinstance(own, ImageFont.FreeTypeFont):
-        raise InputError("Labels need Pillow with FreeType; install the pillow wheel from PyPI.")
-    best, fewest = own, _missing(own, characters)
-    for name in _SYSTEM_FONTS:
-        if fewest == 0:
-            break
-        with suppress(OSError):
-            font = ImageFont.truetype(name, size)
-            if _missing(font, characters) < fewest:
-                best, fewest = font, _missing(font, characters)
-    return best
-
-
-def _missing(font: ImageFont.FreeTypeFont, characters: str) -> int:
-    """Return how many characters become the font's box for unknown ones."""
-    unknown = bytes(font.getmask("\U0010fffd"))
-    return sum(bytes(font.getmask(c)) == unknown for c in characters)
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
-    if font.getlength(text) <= room:
-        return text
-    while len(text) > 1 and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..."  # Pillow's own font is ASCII only and has no ellipsis.
+        draw.text((x1 + pad, y1 + pad / 2), text, font=font, fill=readable_on(ink))
 
 
 def _free_place(rect: Rect, chip: tuple[int, int], size: tuple[int, int], placed: list[Rect]) -> Rect:
@@ -328,7 +287,7 @@ def _luminance(rgb: RGB) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _readable_on(background: RGB) -> RGB:
+def readable_on(background: RGB) -> RGB:
     """Return black or white, whichever has more contrast."""
     return (0, 0, 0) if _luminance(background) > 0.179 else (255, 255, 255)
 
@@ -347,8 +306,8 @@ def side_by_side(left: Image.Image, right: Image.Image, titles: tuple[str, str])
     x = 0
     for picture, title in zip(pair, titles, strict=True):
         sheet.paste(picture, (x, bar))
-        font = _font(size, title)
-        title = _shortened(title, font, picture.width)
+        font = font_for(size, title)
+        title = shortened(title, font, picture.width)
         draw.text((x + picture.width / 2, bar / 2), title, font=font, fill=_INK, anchor="mm")
         x += picture.width + gap
     return sheet
