@@ -94,7 +94,7 @@ def test_stage_five_of_c4_runs_for_boxes_and_for_masks() -> None:
     layers = structure("resnet18").layers
     assert layers["stage5.0.conv1@boxes"].inputs == ("box_features",)
     assert layers["stage5.0.conv1@masks"].inputs == ("mask_features",)
-    assert layers["box_head.mean"].kind == "mean"
+    assert layers["box_head.mean"].inputs == ("stage5.1.add@boxes",)
 
 
 def test_networks_without_masks_or_with_keypoints() -> None:

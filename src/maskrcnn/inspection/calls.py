@@ -23,9 +23,11 @@ def call_name(model: MaskRCNN, path: str, number: int) -> str:
         ('rpn.convs.0@p3', 'backbone.conv1')
     """
     uses: list[str] = []
-    if path.startswith("rpn."):
+    if path.endswith(".relu"):  # runs several times in each block
+        pass
+    elif path.startswith("rpn."):
         uses = list(model.rpn.strides)
-    elif path.split(".")[0] == "stage5":
+    elif path.split(".", 1)[0] == "stage5":
         config = model.config
         uses = ["boxes", *["masks"] * config.masks, *["keypoints"] * bool(config.keypoint_names)]
     if len(uses) > 1 and number < len(uses):

@@ -68,6 +68,12 @@ class Layer:
     """Of convolutions and linear layers alone, for the input that the structure was read with."""
     tensors: list[str] = field(default_factory=list)
     """Stages that are this layer's output, as `c2`."""
+    end: str = ""
+    """The module whose output is this layer's, before its activation: the norm's where there is one; with `@p3` as in
+    `key`. Empty where there is no such module."""
+
+
+_NONE = Layer("", "", "input", "add", (), (), (), end="none")
 
 
 @dataclass
@@ -209,16 +215,19 @@ class _Watch(TorchFunctionMode):
 
     def module_ends(self, path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         self.stack.pop()
+        name = call_name(self.model, path, self.calls[path])
         self.calls[path] += 1
         if isinstance(module, tuple(_NORMS)):
             self._inside_norm -= 1
             maker = self._makers.get(id(inputs[0]), "")
             if maker in self.layers:
                 layer = self.layers[maker]
-                layer.norm = next(name for kind, name in _NORMS.items() if isinstance(module, kind))
+                layer.norm, layer.end = next(said for kind, said in _NORMS.items() if isinstance(module, kind)), name
                 if self.calls[path] == 1:
                     layer.parameters += sum(p.numel() for p in module.parameters())
             self._made(output, maker)
+        elif isinstance(output, Tensor) and not self.layers.get(self._makers.get(id(output), ""), _NONE).end:
+            self.layers[self._makers[id(output)]].end = name
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -252,8 +261,7 @@ class _Watch(TorchFunctionMode):
         path, module = self.stack[-1]
         own = isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MaxPool2d))
         base = path if own else f"{path}.{kind}"
-        key = call_name(self.model, base, self.calls[path]) if own or self.calls[path] else base
-        repeat = 2
+        key, repeat = call_name(self.model, base, self.calls[path]), 2
         while key in self.layers:  # the FPN adds three times
             key, repeat = f"{base}{repeat}", repeat + 1
         layer = Layer(
