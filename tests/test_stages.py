@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskrcnn.stages import is_recording, recording, stage
+from maskrcnn.stages import is_recording, recording, records_all_slots, stage
 
 
 def test_stage_returns_its_tensor() -> None:
@@ -43,6 +43,16 @@ def test_it_can_be_asked_whether_a_recording_is_under_way() -> None:
     with recording():
         assert is_recording()
     assert not is_recording()
+
+
+def test_all_slots_are_asked_for_unless_the_recording_says_otherwise() -> None:
+    assert not records_all_slots()
+    with recording():
+        assert records_all_slots()
+        with recording(all_slots=False):
+            assert is_recording() and not records_all_slots()
+        assert records_all_slots()
+    assert not records_all_slots()
 
 
 def test_a_recording_inside_another_keeps_its_own() -> None:

@@ -26,7 +26,7 @@ from maskrcnn.heads.box import Found, of_class
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
 from maskrcnn.rpn import RPN
-from maskrcnn.stages import is_recording, stage
+from maskrcnn.stages import is_recording, records_all_slots, stage
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Losses, Target, TargetBatch
 from maskrcnn.targets import check_batch
 
@@ -239,7 +239,7 @@ class MaskRCNN(nn.Module):
         """Return the mask logits of each detection's own class; 0 × 0 without a mask head."""
         if not self.config.masks:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0)
-        run = _bucket(found.valid, whole=is_recording())
+        run = _bucket(found.valid, all_slots=records_all_slots())
         logits = self.masks(pyramid, found.boxes[:, :run])
         return _in_slots(of_class(logits, found.labels[:, :run].flatten()), run, found.valid)
 
@@ -247,7 +247,7 @@ class MaskRCNN(nn.Module):
         """Return the heatmaps of each detection; 0 × 0 × 0 without a keypoint head."""
         if not self.config.keypoint_names:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0, 0)
-        run = _bucket(found.valid, whole=is_recording())
+        run = _bucket(found.valid, all_slots=records_all_slots())
         return _in_slots(self.keypoints(pyramid, found.boxes[:, :run]), run, found.valid)
 
     def _foreground_losses(
@@ -304,15 +304,14 @@ class MaskRCNN(nn.Module):
         return self
 
 
-def _bucket(valid: Bool[Tensor, "N R"], whole: bool = False) -> int:
+def _bucket(valid: Bool[Tensor, "N R"], all_slots: bool = False) -> int:
     """Return how many of the R slots to run: all, or on an eager CPU the smallest bucket that holds the valid.
 
-    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would. Recorded detections
-    are `whole`, all slots whatever the image; a recorded step of training is not, since more rows in a sum round
-    otherwise, and a traced run would drift away from one that is not.
+    Valid slots must stand in front. A CPU waits for nothing to look at the values; a GPU would. Training never asks
+    for all: more rows in a sum round otherwise, and a run that is traced now and then would drift from one that is not.
     """
     slots = valid.shape[1]
-    if torch.compiler.is_compiling() or valid.device.type != "cpu" or whole:
+    if torch.compiler.is_compiling() or valid.device.type != "cpu" or all_slots:
         return slots
     needed = int(valid.sum(1).max())
     return min(next((b for b in BUCKETS if b >= needed), slots), slots)

@@ -65,9 +65,10 @@ class RPN(nn.Module):
             images.tensor.device,
             self.corners,
         )
+        all_anchors = stage("anchors", torch.cat(anchors))
         heads = [self._head(m) for m in maps]
         return RPNOutput(
-            stage("anchors", torch.cat(anchors)),
+            all_anchors,
             stage("rpn_objectness", torch.cat([objectness for objectness, _ in heads], dim=1)),
             stage("rpn_deltas", torch.cat([deltas for _, deltas in heads], dim=1)),
             tuple(len(a) for a in anchors),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 _recorder: MutableMapping[str, Tensor] | None = None
+_all_slots = False
 
 
 def stage(name: str, tensor: Tensor) -> Tensor:
@@ -26,13 +27,22 @@ def is_recording() -> bool:
     return _recorder is not None
 
 
+def records_all_slots() -> bool:
+    """Return whether a recording is under way that wants every slot of detections, those without one too."""
+    return _all_slots
+
+
 @contextmanager
-def recording(into: MutableMapping[str, Tensor] | None = None) -> Iterator[MutableMapping[str, Tensor]]:
+def recording(
+    into: MutableMapping[str, Tensor] | None = None, all_slots: bool = True
+) -> Iterator[MutableMapping[str, Tensor]]:
     """Collect the stages in the order in which they come about.
 
     Args:
         into: what receives each tensor under its name, for those who want to do more than keep it; a dict by
             default. It must not change the tensor.
+        all_slots: run the mask head on all slots of detections, so that its stages have one shape whatever the
+            image. False leaves the run as it is without a recording, on a CPU with fewer slots.
 
     Example:
         >>> import torch
@@ -41,10 +51,10 @@ def recording(into: MutableMapping[str, Tensor] | None = None) -> Iterator[Mutab
         >>> list(tensors)
         ['p2']
     """
-    global _recorder  # noqa: PLW0603  # compilers read a plain global; a context variable they do not
+    global _recorder, _all_slots  # noqa: PLW0603  # compilers read a plain global; a context variable they do not
     kept: MutableMapping[str, Tensor] = {} if into is None else into
-    before, _recorder = _recorder, kept
+    before, _recorder, _all_slots = (_recorder, _all_slots), kept, all_slots
     try:
         yield kept
     finally:
-        _recorder = before
+        _recorder, _all_slots = before

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from maskrcnn import Config, MaskRCNN
 from maskrcnn.errors import InputError
 from maskrcnn.images import prepare
 from maskrcnn.inspection.glossary import ALIASES
-from maskrcnn.inspection.trace import Trace
+from maskrcnn.inspection.table import LETTERS, rendered
+from maskrcnn.inspection.trace import Trace, trace
 from maskrcnn.stages import recording
 
 NARROW = {
@@ -248,13 +251,140 @@ def test_trace_is_a_mapping(full: Trace) -> None:
         full["stage5.0.conv1"]
 
 
+def test_predict_and_a_trace_agree_to_the_last_bit(model: MaskRCNN, image: np.ndarray, full: Trace) -> None:
+    [found] = model.predict(image, score_threshold=0.0)
+    traced = full.run.detections
+    assert traced is not None and len(found) > 0
+    for name in ("boxes", "scores", "labels", "masks"):
+        assert torch.equal(getattr(traced, name), getattr(found, name)), name
+
+
+TARGET = {
+    "boxes": torch.tensor([[5.0, 6, 40, 40], [30, 8, 66, 44]]),
+    "labels": torch.tensor([0, 1]),
+    "masks": torch.ones(2, 48, 70, dtype=torch.bool),
+}
+
+
+@pytest.fixture(scope="module")
+def step(model: MaskRCNN, image: np.ndarray) -> Trace:
+    return model.trace(image, targets=TARGET)
+
+
+def test_losses_are_those_of_a_normal_step_with_the_same_chance(model: MaskRCNN, step: Trace) -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        losses = model(step.run.batch, step.run.targets)
+    assert step["loss"] == losses.total > 0
+    for name, loss in losses.named().items():
+        if name != "keypoint":
+            assert step[f"loss_{name}"] == loss, name
+
+
+def test_gradients_of_a_recorded_step_are_those_of_one_that_is_not(model: MaskRCNN, step: Trace) -> None:
+    def gradients(into: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        trained = copy.deepcopy(model).train()
+        torch.manual_seed(3)
+        if into is None:
+            trained(step.run.batch, step.run.targets).total.backward()
+        else:
+            with recording(into):
+                trained(step.run.batch, step.run.targets).total.backward()
+        return {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
+
+    stages: dict[str, torch.Tensor] = {}
+    recorded, normal = gradients(stages), gradients(None)
+    assert "mask_targets" in stages and len(normal) > 50
+    assert [name for name in normal if not torch.equal(normal[name], recorded[name])] == []
+
+
+def test_a_step_of_training_has_its_stages(step: Trace) -> None:
+    shapes = {name: step.shape_of(name) for name in ("matched_gt", "sampled_rois", "mask_targets", "loss")}
+    anchors = step["anchors"].shape[0]
+    assert shapes["matched_gt"] == f"N 1 × A {anchors}" and shapes["loss"] == "scalar"
+    assert shapes["sampled_rois"].startswith("N 1 × S ") and shapes["mask_targets"].endswith("y 28 × x 28")
+    assert "detections" not in step and step.run.detections is None
+
+
+def test_a_trace_takes_no_chance_from_others(model: MaskRCNN, image: np.ndarray) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    model.trace(image, targets=TARGET)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_everything_is_kept_besides_what_is_asked_for(model: MaskRCNN, image: np.ndarray, full: Trace) -> None:
+    whole = trace(model, image, ["backbone.conv1", "p2"], everything=True)
+    assert set(whole) == {*full, "backbone.conv1"}
+    assert list(whole.only(["backbone.conv1", "fpn_p2"])) == ["backbone.conv1", "p2"]
+    with pytest.raises(InputError, match="no stage or module 'p9'"):
+        whole.only(["p9"])
+
+
+def test_saved_tensors_are_those_of_the_trace(model: MaskRCNN, image: np.ndarray, tmp_path: Any) -> None:
+    kept = model.trace(image, ["p2", "proposals", "rpn.convs.0"])
+    kept.save(tmp_path / "tensors.safetensors")
+    read = load_file(tmp_path / "tensors.safetensors")
+    assert set(read) == set(kept) and "rpn.convs.0@p3" in read
+    assert all(torch.equal(read[name], kept[name]) for name in kept)
+
+
+def table(trace: Trace, width: int) -> list[str]:
+    return [line.rstrip() for line in rendered(trace.table(width), width).splitlines()]
+
+
 def test_printing_gives_a_table(model: MaskRCNN, image: np.ndarray) -> None:
     lines = str(model.trace(image, ["p2", "roi_levels"])).splitlines()
-    assert [word in lines[1] for word in ("Stage", "Shape", "Type", "Min", "Max", "Mean")] == [True] * 6
+    assert lines[0].split() == ["Stage", "Shape", "Type", "Min", "Max", "Mean", "Zeros", "NaN/Inf"]
     assert any("p2" in line and "N 1 × C 8 × H 16 × W 24" in line and "float32" in line for line in lines)
     assert any("roi_levels" in line and "int64" in line for line in lines)
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_of_the_table_is_broken(width: int, full: Trace) -> None:
+    lines = table(full, width)
+    assert max(map(len, lines)) <= width
+    per_row = 1 if width == 120 else 2
+    headings = [line for line in lines if line.startswith(" ") and "×" not in line]
+    assert len(lines) == 2 + len(headings) + per_row * len(full)
+
+
+def test_rows_stand_under_the_parts_of_the_figure(full: Trace) -> None:
+    lines = table(full, 120)
+    headings = ["Image", "1 Backbone", "2 RPN", "3 RoIAlign", "4 Heads", "3 RoIAlign", "4 Heads", "Detections"]
+    assert [line.strip() for line in lines if line.startswith(" ")] == headings
+    assert lines.index(" 2 RPN") < next(i for i, line in enumerate(lines) if line.startswith("anchors"))
+
+
+def test_what_is_odd_is_counted() -> None:
+    odd = Trace({"p2": torch.tensor([0.0, 0.0, float("nan"), float("inf"), -float("inf"), 4.0, 1.0, 3.0])})
+    [row] = odd.summary()
+    assert (row["nan"], row["inf"], row["zeros"]) == (1, 2, 0.25)
+    assert (row["min"], row["max"], row["mean"]) == (0.0, 4.0, 1.6)
+    [line] = [line for line in table(odd, 120) if line.startswith("p2")]
+    assert line.split()[-5:] == ["0", "4", "1.6", "25%", "1/2"]
+
+
+def test_letters_are_explained_that_occur(full: Trace, model: MaskRCNN, image: np.ndarray) -> None:
+    assert model.trace(image, ["p2"]).letters() == "N images · C channels · H height · W width"
+    axes = {axis for name in full for axis in full.shape_of(name).split() if not axis.isdigit() and axis != "×"}
+    told = {"meta", "height", "width", "xyxy·label·score"}  # that need no explanation
+    assert axes - told <= set(LETTERS) and {"T", "Q", "K1"} <= axes
+
+
 def test_empty_and_scalar_tensors_in_the_table() -> None:
-    text = str(Trace({"anchors": torch.zeros(0, 4), "loss": torch.tensor(2.5)}))
-    assert "A 0 × 4 xyxy" in text and "scalar" in text and "2.5" in text
+    text = str(Trace({"anchors": torch.zeros(0, 4), "loss": torch.tensor(2.5), "mine": torch.zeros(3)}))
+    assert "A 0 × 4 xyxy" in text and "scalar" in text and "2.5" in text and "Other" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"), (24031.0, "24031"), (3361.4, "3361"), (1.5, "1.5"), (-0.0078231, "-0.0078"), (3.8e-9, "3.8e-9"),
+        (-1.234e12, "-1.2e12"), (0.02712, "0.0271"), (-3.0e38, "-3e38"),
+    ],
+)  # fmt: skip
+def test_numbers_are_short(value: float, shown: str) -> None:
+    [line] = [line for line in table(Trace({"loss": torch.tensor(value, dtype=torch.float64)}), 120) if "loss" in line]
+    assert line.split()[3] == shown and len(shown) <= 7

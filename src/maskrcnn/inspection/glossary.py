@@ -103,7 +103,7 @@ def axes_of(name: str, rank: int) -> tuple[str, ...]:
     info = STAGES.get(name)
     if info is not None:
         axes = tuple(info.axes.split())
-    elif fnmatch.fnmatchcase(name, "*_head*") or name.startswith("stage5"):
+    elif fnmatch.fnmatchcase(name, "*_head*") or "roi_align" in name or name.startswith("stage5"):
         axes = {2: ("NR", "features"), 4: ("NR", "C", "y", "x")}.get(rank, ())
     else:
         axes = {2: ("N", "features"), 4: ("N", "C", "H", "W")}.get(rank, ())

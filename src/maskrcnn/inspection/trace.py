@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from maskrcnn.files import replacing
 from maskrcnn.images import ImageLike, load_image, prepare
 from maskrcnn.inspection.calls import call_name
 from maskrcnn.inspection.glossary import ALIASES, named_shape
+from maskrcnn.inspection.table import WIDE, letters_note, rendered, trace_table
 from maskrcnn.keypoints import moved
 from maskrcnn.prediction import to_photos, unbatch
 from maskrcnn.stages import recording
@@ -81,22 +81,30 @@ class Trace(Mapping[str, Tensor]):
         """
         return [_summary(name, tensor) for name, tensor in self._tensors.items()]
 
-    def table(self) -> Table:
-        """Return name, shape, type, range, share of zeros and count of NaN and Inf of every tensor."""
-        table = Table(header_style="bold")
-        for title in ("Stage", "Shape", "Type"):
-            table.add_column(title, overflow="fold")
-        for title in ("Min", "Max", "Mean", "Zeros", "NaN/Inf"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for row in self.summary():
-            ranges = ["–" if row[key] is None else f"{row[key]:.4g}" for key in ("min", "max", "mean")]
-            zeros = "–" if row["zeros"] is None else f"{100 * row['zeros']:.0f} %"
-            odd = f"{row['nan']}/{row['inf']}" if row["nan"] or row["inf"] else "0"
-            alarming = row["nan"] or (row["inf"] and row["name"] != "top_scores")
-            table.add_row(
-                row["name"], row["axes"], row["dtype"], *ranges, zeros, f"[bold red]{odd}[/]" if alarming else odd
-            )
-        return table
+    def table(self, width: int = WIDE) -> Table:
+        """Return name, shape, type, range, share of zeros and count of NaN and Inf of every tensor, by part.
+
+        Args:
+            width: columns that there is room for; with few of them the shape stands under the name.
+        """
+        return trace_table(self.summary(), width)
+
+    def letters(self) -> str:
+        """Return what the letters in the shapes mean, those that occur.
+
+        Example:
+            >>> Trace({"proposals": torch.zeros(1, 5, 4)}).letters()
+            'N images · P proposals · xyxy left, top, right, bottom'
+        """
+        return letters_note({name: tensor.dim() for name, tensor in self._tensors.items()})
+
+    def only(self, names: Sequence[str]) -> Trace:
+        """Return a trace of the tensors that names, globs or Matterport's names stand for, in their order.
+
+        Raises:
+            InputError: a name stands for none of them.
+        """
+        return Trace(_chosen(names, self._tensors, {}), self._run)
 
     def save(self, path: str | Path) -> None:
         """Write the tensors into a safetensors file, each under its name.
@@ -111,10 +119,7 @@ class Trace(Mapping[str, Tensor]):
             save_file(tensors, new)
 
     def __str__(self) -> str:
-        console = Console(width=118, color_system=None)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return rendered(self.table())
 
     __repr__ = __str__
 
@@ -156,6 +161,7 @@ def trace(
     stages: Sequence[str] | None = None,
     targets: Target | Mapping[str, Any] | None = None,
     into: MutableMapping[str, Tensor] | None = None,
+    everything: bool = False,
 ) -> Trace:
     """Return named tensors of a run on one image; see `MaskRCNN.trace`.
 
@@ -165,6 +171,7 @@ def trace(
         stages: names, globs or Matterport's names; all stages by default.
         targets: ground truth in the frame of the photo, for a run of training.
         into: see `stages.recording`.
+        everything: keep all stages besides those asked for; `Trace.only` chooses among them.
     """
     names = ["*"] if stages is None else [stages] if isinstance(stages, str) else list(stages)
     modules = {path: module for path, module in model.named_modules() if path}
@@ -190,13 +197,8 @@ def trace(
                     model(batch, run.targets)
     finally:
         model.train(was_training)
-    chosen: set[str] = set()
-    for name in names:
-        matching = _matching(name, tensors)
-        if not matching:
-            raise InputError(_unknown(name, [*tensors, *ALIASES], modules))
-        chosen |= matching
-    return Trace({name: tensor for name, tensor in tensors.items() if name in chosen}, run)
+    chosen = _chosen(names, tensors, modules)
+    return Trace(tensors if everything else chosen, run)
 
 
 def _prepared(targets: Target | Mapping[str, Any], run: Run) -> TargetBatch:
@@ -216,6 +218,17 @@ def _prepared(targets: Target | Mapping[str, Any], run: Run) -> TargetBatch:
 def _paths(name: str, modules: Mapping[str, nn.Module]) -> list[str]:
     """Return the modules that a name or glob may mean, that of one call (`rpn.convs.0@p3`) included."""
     return fnmatch.filter(modules, name.partition("@")[0])
+
+
+def _chosen(names: Sequence[str], tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return those of the tensors that names or globs stand for; raise `InputError` for one that stands for none."""
+    chosen: set[str] = set()
+    for name in names:
+        matching = _matching(name, tensors)
+        if not matching:
+            raise InputError(_unknown(name, [*tensors, *ALIASES], modules))
+        chosen |= matching
+    return {name: tensor for name, tensor in tensors.items() if name in chosen}
 
 
 def _matching(name: str, found: Mapping[str, Tensor]) -> set[str]:
