@@ -26,6 +26,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Resize = Literal["pil", "pil_floor", "float", "skimage"]
 BoxCorners = Literal["edges", "inclusive", "centers"]
+RoIMethod = Literal["align", "pool", "crop_and_resize"]
 Norm = Literal["none", "batch", "frozen_batch", "group"]
 """`frozen_batch` is BatchNorm with fixed statistics and fixed scale and shift, the habit of the papers."""
 
@@ -213,7 +214,7 @@ class RPNConfig(Fields):
 class RoIAlignConfig(Fields):
     """RoIAlign (Mask R-CNN, section 3), and the RoIPool it replaced (Fast R-CNN, section 2.1)."""
 
-    method: Literal["align", "pool", "crop_and_resize"] = "align"
+    method: RoIMethod = "align"
     """`crop_and_resize` is TensorFlow's op: one sample per bin, the first and the last on the RoI's own border
     (Matterport)."""
     aligned: bool = True

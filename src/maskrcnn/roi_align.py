@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from maskrcnn.config import BoxCorners, RoIAlignConfig
+from maskrcnn.config import BoxCorners, RoIAlignConfig, RoIMethod
 from maskrcnn.ops import bilinear
 from maskrcnn.ops import boxes as box_ops
 
@@ -54,15 +54,24 @@ class RoIAlign(nn.Module):
         self, pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"]
     ) -> Float[Tensor, "NR C size size"]:
         """Return the crops of all images' boxes (input frame), image by image."""
-        boxes = boxes.detach()
+        boxes = box_ops.move_ends(boxes.detach(), end_shift(self.config.method, self.corners))
         if self.config.method == "crop_and_resize":
-            boxes = box_ops.move_ends(boxes, 0.0 if self.corners == "centers" else -1.0)
             return crop_and_resize(pyramid, boxes, levels, self.output_size)
-        boxes = box_ops.move_ends(boxes, {"edges": 0.0, "inclusive": -1.0, "centers": 1.0}[self.corners])
         if self.config.method == "pool":
             return roi_pool(pyramid, boxes, levels, self.output_size)
         ratio, aligned = self.config.sampling_ratio, self.config.aligned
         return roi_align(pyramid, boxes, levels, self.output_size, ratio, aligned)
+
+
+def end_shift(method: RoIMethod, corners: BoxCorners) -> float:
+    """Return by how much x2 and y2 of boxes with these corners are moved before a method cuts them out.
+
+    crop_and_resize reads from the first to the last pixel's centre, the others from edge to edge; see
+    `Config.box_corners` for `inclusive`.
+    """
+    if method == "crop_and_resize":
+        return 0.0 if corners == "centers" else -1.0
+    return {"edges": 0.0, "inclusive": -1.0, "centers": 1.0}[corners]
 
 
 def assign_levels(boxes: Float[Tensor, "*b 4"], strides: Sequence[int], config: RoIAlignConfig) -> Int64[Tensor, "*b"]:
