@@ -252,3 +252,15 @@ def test_strokes_are_thinner_on_small_objects() -> None:
     picture = np.asarray(overlay(np.zeros((800, 800, 3), np.uint8), found))
     small, large = picture[410:450, 25].any(-1).sum(), picture[150:250, 400].any(-1).sum()
     assert 0 < small < large
+
+
+def test_colours_and_texts_can_be_given() -> None:
+    picture = overlay(GREY, found([[20, 40, 80, 100]]), colors=[(200, 0, 0)], texts=["missed"], alpha=1.0)
+    assert pixel(picture, 50, 70) == (200, 0, 0)
+    assert picture.tobytes() != overlay(GREY, found([[20, 40, 80, 100]]), colors=[(200, 0, 0)], alpha=1.0).tobytes()
+
+
+@pytest.mark.parametrize("given", [{"colors": []}, {"texts": ["a", "b"]}], ids=["colors", "texts"])
+def test_colours_and_texts_must_be_one_for_each(given: dict[str, list]) -> None:
+    with pytest.raises(InputError, match="must be one for each of 1 detections"):
+        overlay(GREY, found([[20, 40, 80, 100]]), **given)

@@ -79,6 +79,8 @@ def overlay(
     labels: bool = True,
     scores: bool = True,
     scale: int = 1,
+    colors: Sequence[RGB] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Image.Image:
     """Return the photo with the detections drawn on it, the best on top.
 
@@ -91,6 +93,8 @@ def overlay(
         labels: whether each object has a label, which many small objects can vanish behind.
         scores: whether the labels tell the score.
         scale: whole factor by which small images are enlarged first; lines and text stay sharp.
+        colors: one for each object, in place of `color_by`.
+        texts: a label for each object, in place of class and score.
 
     Raises:
         InputError: the detections belong to an image of another size, or an argument is out of range.
@@ -103,7 +107,10 @@ def overlay(
         )
     if scale < 1 or not 0 <= alpha <= 1:
         raise InputError(f"scale must be at least 1 and alpha 0 to 1; got {scale} and {alpha}.")
-    colors = _colors(detections, color_by)
+    for name, given in (("colors", colors), ("texts", texts)):
+        if given is not None and len(given) != len(detections):
+            raise InputError(f"{name} must be one for each of {len(detections)} detections; got {len(given)}.")
+    colors = _colors(detections, color_by) if colors is None else list(colors)
     size = (width * scale, height * scale)
     line = math.ceil(min(size) / 400)
     canvas = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
@@ -116,7 +123,7 @@ def overlay(
     for rect, ink in reversed(list(zip(rects, colors, strict=True))):
         _draw_box(draw, rect, ink, line)
     if labels:
-        _draw_chips(picture, rects, _texts(detections, scores), colors)
+        _draw_chips(picture, rects, _texts(detections, scores) if texts is None else list(texts), colors)
     return picture
 
 
