@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool
@@ -45,9 +46,10 @@ def box(corners: Box, color: str, of: str = "", title: str = "", dashed: bool = 
         go: the place of the report that a click opens.
     """
     x1, y1, x2, y2 = corners
-    kind = "b dash" if dashed else "b"
+    width, height = max(x2 - x1, 0.1), max(y2 - y1, 0.1)
     return (
-        f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0.1):.1f}" height="{max(y2 - y1, 0.1):.1f}" '
+        f'<rect class="{"b dash" if dashed else "b"}" x="{x1:.1f}" y="{y1:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}" '
         f'stroke="{color}"{_more(of, go)}>{_title(title)}</rect>'
     )
 
@@ -144,6 +146,6 @@ def _path(loop: list[tuple[int, int]]) -> str:
         if (before[0] == point[0]) != (point[0] == behind[0])
     ]
     path = f"M{corners[0][0]} {corners[0][1]}"
-    for before, point in zip(corners, corners[1:], strict=False):
+    for before, point in pairwise(corners):
         path += f"H{point[0]}" if point[1] == before[1] else f"V{point[1]}"
     return path + "Z"

@@ -81,12 +81,9 @@ class Facts:
     @property
     def anchor_sum(self) -> str:
         """How the number of anchors comes about."""
-        terms = []
-        for level, stride in self.structure.strides.items():
-            rows, columns = self.map_size(level)
-            terms.append(f"{level}: {rows} × {columns} cells (stride {stride})")
-        counts = " + ".join(number(count) for count in self.structure.level_anchors.values())
-        return f"{'; '.join(terms)}. Times {self.per_cell} per cell: {counts} = {self.anchors}"
+        cells = " + ".join("{} × {}".format(*self.map_size(level)) for level in self.structure.strides)
+        brackets = f"({cells})" if len(self.structure.strides) > 1 else cells
+        return f"{brackets} cells × {self.per_cell} = {self.anchors}"
 
     def map_size(self, level: str) -> tuple[int, int]:
         """Return (rows, columns) of a level that the RPN looks at."""
@@ -103,9 +100,12 @@ def _image(f: Facts) -> Text:
     )
     return Text(
         "The image as the network sees it",
-        f"The photo is scaled so that its shorter side has {image.min_size} pixels, its longer at most {image.max_size}, "
-        f"and {rule}. Each colour is normalised with the mean and the spread of the images that the backbone first learned "
-        f"from. Everything up to the detections happens in this frame; masks and boxes go back to the photo at the end.",
+        f"The photo is scaled so that its shorter side has {image.min_size} pixels, its longer at most "
+        f"{image.max_size}, "
+        f"and {rule}. Each colour is normalised with the mean and the spread of the images that the backbone first "
+        "learned "
+        "from. Everything up to the detections happens in this frame; masks and boxes go back to the photo at the "
+        "end.",
         "He et al. 2017, section 3.1",
     )
 
@@ -113,15 +113,17 @@ def _image(f: Facts) -> Text:
 def _backbone(f: Facts) -> Text:
     if f.fpn:
         second = (
-            "The Feature Pyramid Network then walks back from the coarsest map to the finest and adds what the coarse maps "
+            "The Feature Pyramid Network then walks back from the coarsest map to the finest and adds what the "
+            "coarse maps "
             f"know to the detail of the fine ones. Out come five maps of {f.channels('p2')} channels each, p2 … p6, "
             "one for every size of object."
         )
     else:
         second = f"Proposals and crops all come from one map, {f.levels[0]}, at stride 16: there is no pyramid here."
     return Text(
-        f"1 · Backbone: {f.backbone}{' + FPN' if f.fpn else ''}",
-        f"{f.backbone} turns pixels into features. Each stage halves the map and deepens it, so that a cell of c4 looks at "
+        f"Backbone: {f.backbone}{' + FPN' if f.fpn else ''}",
+        f"{f.backbone} turns pixels into features. Each stage halves the map and deepens it, so that a cell of c4 "
+        "looks at "
         f"a large piece of the image and says in hundreds of numbers what is there. {second}",
         "He et al. 2015, section 3; Lin et al. 2016, section 3" if f.fpn else "He et al. 2015; Ren et al. 2015",
     )
@@ -154,7 +156,8 @@ def _c(f: Facts, k: int) -> Text:
 def _lateral(f: Facts, k: int) -> Text:
     return Text(
         f"Lateral connection of c{k}",
-        f"A 1 × 1 convolution brings the {f.channels(f'c{k}')} channels of c{k} to the {f.channels(f'p{k}')} that all levels "
+        f"A 1 × 1 convolution brings the {f.channels(f'c{k}')} channels of c{k} to the {f.channels(f'p{k}')} that "
+        "all levels "
         "share, so that it can be added to the coarser level above it.",
         "Lin et al. 2016, section 3, figure 3",
     )
@@ -166,15 +169,18 @@ def _p(f: Facts, k: int) -> Text:
     if k == 6:
         return Text(
             "p6: for the largest anchors",
-            f"{head} It is p5 with every second row and column left out: no weights. It exists so that the RPN also has a "
-            f"level for the largest anchors ({_sizes(f, 'p6')} pixels), whose cells on p5 would be needlessly many. No crop "
+            f"{head} It is p5 with every second row and column left out: no weights. It exists so that the RPN also "
+            "has a "
+            f"level for the largest anchors ({_sizes(f, 'p6')} pixels), whose cells on p5 would be needlessly many. "
+            "No crop "
             "is ever cut from it: RoIs that large are served by p5.",
             "Lin et al. 2016, section 4.1",
         )
     above = f"plus p{k + 1}'s sum enlarged to twice its size" if k < 5 else "the coarsest, with nothing above to add"
     return Text(
         f"p{k}: the pyramid at stride {stride}",
-        f"{head} It is c{k} through its lateral convolution, {above}, smoothed by a 3 × 3 convolution. The RPN looks for "
+        f"{head} It is c{k} through its lateral convolution, {above}, smoothed by a 3 × 3 convolution. The RPN looks "
+        "for "
         f"objects of about {_sizes(f, f'p{k}')} pixels here, and RoIs of {_served(f, k)} are cut from it.",
         "Lin et al. 2016, section 3",
     )
@@ -199,7 +205,8 @@ def _served(f: Facts, k: int) -> str:
 def _topdown(f: Facts) -> Text:
     return Text(
         "Top-down path",
-        "The coarser sum is enlarged to twice its size by repeating cells, and added to the lateral map. What a coarse level "
+        "The coarser sum is enlarged to twice its size by repeating cells, and added to the lateral map. What a "
+        "coarse level "
         "knows about the whole scene so reaches the levels that still see detail.",
         "Lin et al. 2016, section 3",
     )
@@ -208,8 +215,9 @@ def _topdown(f: Facts) -> Text:
 def _rpn(f: Facts) -> Text:
     where = f"the {len(f.levels)} levels {f.levels[0]} … {f.levels[-1]}" if len(f.levels) > 1 else f.levels[0]
     return Text(
-        "2 · Region Proposal Network",
-        f"One small network with one set of weights slides over {where} and asks at each of {f.anchors} anchors: is there an "
+        "Region Proposal Network",
+        f"One small network with one set of weights slides over {where} and asks at each of {f.anchors} anchors: is "
+        "there an "
         f"object, and where exactly? The best answers, near-duplicates removed, are the {f.proposals} proposals.",
         "Ren et al. 2015, section 3.1",
     )
@@ -218,8 +226,10 @@ def _rpn(f: Facts) -> Text:
 def _rpn_head(f: Facts) -> Text:
     return Text(
         "RPN head, shared by all levels",
-        f"A 3 × 3 convolution of {f.config.rpn.channels} channels, then two 1 × 1 convolutions: {f.per_cell} objectness "
-        f"logits and {4 * f.per_cell} deltas at every cell, for its {f.per_cell} anchors. The weights are the same on every "
+        f"A 3 × 3 convolution of {f.config.rpn.channels} channels, then two 1 × 1 convolutions: {f.per_cell} "
+        "objectness "
+        f"logits and {4 * f.per_cell} deltas at every cell, for its {f.per_cell} anchors. The weights are the same "
+        "on every "
         "level; that works since an object of p5's size looks there as one of p2's size looks on p2.",
         "Ren et al. 2015, figure 3; Lin et al. 2016, section 4.1",
     )
@@ -230,7 +240,8 @@ def _anchors(f: Facts) -> Text:
     return Text(
         f"Anchors: {f.anchors} boxes to start from",
         f"At every cell of every level stand {f.per_cell} boxes of fixed shape (height over width {ratios}), the same "
-        f"whatever the image shows. {f.anchor_sum}. The RPN need not invent boxes: it scores these and moves them a little.",
+        f"whatever the image shows: {f.anchor_sum}. The RPN need not invent boxes: it scores these and moves them a "
+        "little.",
         "Ren et al. 2015, section 3.1.1",
     )
 
@@ -238,7 +249,8 @@ def _anchors(f: Facts) -> Text:
 def _objectness(f: Facts) -> Text:
     return Text(
         "Objectness of every anchor",
-        f"One logit for each of the {f.anchors} anchors: is there an object of any class? Its sigmoid is a probability.",
+        f"One logit for each of the {f.anchors} anchors: is there an object of any class? Its sigmoid is a "
+        "probability.",
         "Ren et al. 2015, section 3.1",
     )
 
@@ -246,7 +258,8 @@ def _objectness(f: Facts) -> Text:
 def _deltas(f: Facts) -> Text:
     return Text(
         "Deltas of every anchor",
-        "Four numbers for each anchor: move the centre by dx and dy of its width and height, and scale the sides by the "
+        "Four numbers for each anchor: move the centre by dx and dy of its width and height, and scale the sides by "
+        "the "
         "exponentials of dw and dh.",
         "Girshick et al. 2014, appendix C; Ren et al. 2015, equation 2",
     )
@@ -256,8 +269,10 @@ def _top_k(f: Facts) -> Text:
     top, per = f.config.rpn.pre_nms_top_n, "level" if f.config.rpn.per_level else "image"
     return Text(
         f"The best {number(top)} of each {per}",
-        f"Of {f.anchors} anchors only the {number(top)} with the highest objectness of each {per} go on, so that the next "
-        "steps stay cheap and no level can crowd out another. An object whose anchors score lower than that is lost here.",
+        f"Of {f.anchors} anchors only the {number(top)} with the highest objectness of each {per} go on, so that the "
+        "next "
+        "steps stay cheap and no level can crowd out another. An object whose anchors score lower than that is lost "
+        "here.",
         "Ren et al. 2015, section 3.3; Lin et al. 2016, section 4.1",
     )
 
@@ -265,7 +280,8 @@ def _top_k(f: Facts) -> Text:
 def _decode(f: Facts) -> Text:
     return Text(
         "Refinement: deltas applied",
-        "Each chosen anchor is moved and scaled by its deltas, and cut off at the border of the image. What comes out are the "
+        "Each chosen anchor is moved and scaled by its deltas, and cut off at the border of the image. What comes "
+        "out are the "
         "boxes that NMS compares.",
         "Ren et al. 2015, equation 2",
     )
@@ -274,8 +290,10 @@ def _decode(f: Facts) -> Text:
 def _nms(f: Facts) -> Text:
     return Text(
         "NMS: near-duplicates removed",
-        f"From the best box downwards, each box deletes those that overlap it by more than IoU {f.config.rpn.nms_threshold:g}. "
-        f"One object that many anchors found keeps one or a few boxes. The {f.proposals} best that are left become proposals.",
+        "From the best box downwards, each box deletes those that overlap it by more than IoU "
+        f"{f.config.rpn.nms_threshold:g}. "
+        f"One object that many anchors found keeps one or a few boxes. The {f.proposals} best that are left become "
+        "proposals.",
         "Ren et al. 2015, section 3.3",
     )
 
@@ -291,9 +309,11 @@ def _proposals(f: Facts) -> Text:
 
 def _roi_align(f: Facts) -> Text:
     return Text(
-        "3 · RoIAlign",
-        "Heads need crops of one size, proposals have any size and lie between cells. RoIAlign divides the RoI into equal "
-        "bins, samples the map at exact points inside each bin by bilinear interpolation, and averages. Nothing is rounded. "
+        "RoIAlign",
+        "Heads need crops of one size, proposals have any size and lie between cells. RoIAlign divides the RoI into "
+        "equal "
+        "bins, samples the map at exact points inside each bin by bilinear interpolation, and averages. Nothing is "
+        "rounded. "
         "RoIPool before it rounded the box, and then the bins, to whole cells: up to half a cell each time, at stride "
         "16 that is 8 pixels, which a class survives but a mask does not.",
         "He et al. 2017, section 3",
@@ -306,10 +326,12 @@ def _roi_levels(f: Facts) -> Text:
     align = f.config.roi_align
     return Text(
         "Which level serves which RoI",
-        f"A RoI of {align.canonical_size:g} × {align.canonical_size:g} pixels is cut from p{align.canonical_level}, one of "
+        f"A RoI of {align.canonical_size:g} × {align.canonical_size:g} pixels is cut from p{align.canonical_level}, "
+        "one of "
         "half the side from one level finer: k = "
         f"{align.canonical_level} + log₂(√(w·h) / {align.canonical_size:g}), rounded "
-        f"{'down' if align.level_rounding == 'floor' else 'to the nearest'}. So a RoI covers about the same number of cells "
+        f"{'down' if align.level_rounding == 'floor' else 'to the nearest'}. So a RoI covers about the same number "
+        "of cells "
         "whatever its size. p6 serves none.",
         "Lin et al. 2016, equation 1",
     )
@@ -317,13 +339,15 @@ def _roi_levels(f: Facts) -> Text:
 
 def _box_features(f: Facts) -> Text:
     size = f.config.box.pool_size
+    channels = f.channels("box_features")
+    reader = (
+        "which stage five of the ResNet then reads"
+        if f.c4_head
+        else "small and of one size, so that fully connected layers can read it"
+    )
     return Text(
         f"Crops for class and box: {size} × {size}",
-        f"Every proposal becomes a crop of {size} × {size} cells with {f.channels('box_features')} channels: small and of "
-        "one size, so that fully connected layers can read it."
-        if not f.c4_head
-        else f"Every proposal becomes a crop of {size} × {size} cells with {f.channels('box_features')} channels, which stage "
-        "five of the ResNet then reads.",
+        f"Every proposal becomes a crop of {size} × {size} cells with {channels} channels, {reader}.",
         "He et al. 2017, section 3",
     )
 
@@ -334,7 +358,8 @@ def _mask_features(f: Facts) -> Text:
     return Text(
         f"Crops for masks: {size} × {size} × {channels}",
         f"For masks the final boxes, not the proposals, are cut out: {f.slots} slots of {size} × {size} × {channels}. "
-        f"The crop is finer than the one for classes ({f.config.box.pool_size} × {f.config.box.pool_size}) because a mask must "
+        f"The crop is finer than the one for classes ({f.config.box.pool_size} × {f.config.box.pool_size}) because a "
+        "mask must "
         "keep the layout of the object, pixel by pixel, where a class needs only its gist; and it stays a map, for "
         "convolutions, instead of becoming a vector.",
         "He et al. 2017, section 3 and figure 4",
@@ -344,7 +369,7 @@ def _mask_features(f: Facts) -> Text:
 def _heads(f: Facts) -> Text:
     mask = ", and the mask head which of its pixels belong to it" if f.config.masks else ""
     return Text(
-        "4 · Heads",
+        "Heads",
         f"The class and box head says of every crop which of {f.classes} {'class' if f.classes == 1 else 'classes'} it "
         f"shows, or background, and where the object ends exactly{mask}. In training all losses are added up and "
         "everything learns together.",
@@ -355,7 +380,8 @@ def _heads(f: Facts) -> Text:
 def _stage5(f: Facts) -> Text:
     return Text(
         "Stage five, on every crop",
-        "In the network without FPN the ResNet's fifth stage is part of the head: it runs on every crop, for boxes and for "
+        "In the network without FPN the ResNet's fifth stage is part of the head: it runs on every crop, for boxes "
+        "and for "
         "masks with the same weights. That is thorough and slow, since it runs for each proposal anew.",
         "He et al. 2017, figure 4, left",
     )
@@ -397,7 +423,8 @@ def _box_deltas(f: Facts) -> Text:
 def _box_decode(f: Facts) -> Text:
     return Text(
         "Boxes of the likeliest classes",
-        f"Pairs of RoI and class that score more than {f.config.box.score_threshold:g} go on, each with the box that the "
+        f"Pairs of RoI and class that score more than {f.config.box.score_threshold:g} go on, each with the box that "
+        "the "
         "head gives this class.",
         "Girshick 2015, section 2.3",
     )
@@ -406,7 +433,8 @@ def _box_decode(f: Facts) -> Text:
 def _detections(f: Facts) -> Text:
     return Text(
         "Detections",
-        f"Within each class NMS deletes boxes that overlap a better one by more than IoU {f.config.box.nms_threshold:g}; "
+        "Within each class NMS deletes boxes that overlap a better one by more than IoU "
+        f"{f.config.box.nms_threshold:g}; "
         f"the best {f.slots} of the image are kept. Only these get masks.",
         "He et al. 2017, section 3.1",
     )
@@ -418,8 +446,10 @@ def _mask_head(f: Facts) -> Text:
     shape = f.structure.shapes.get("mask_logits", (0, 0, 28, 28))
     return Text(
         "Mask head",
-        f"{convs}, one deconvolution that doubles the side, and a 1 × 1 convolution: {shape[2]} × {shape[3]} logits for "
-        f"{'every class' if not mask.class_agnostic else 'the object'}. Classes do not compete for a pixel: the class head "
+        f"{convs}, one deconvolution that doubles the side, and a 1 × 1 convolution: {shape[2]} × {shape[3]} logits "
+        "for "
+        f"{'every class' if not mask.class_agnostic else 'the object'}. Classes do not compete for a pixel: the "
+        "class head "
         "has decided, and its class's mask is taken. That was worth 5.5 points of mask AP.",
         "He et al. 2017, section 3 and table 2b",
     )
@@ -429,7 +459,8 @@ def _mask_logits(f: Facts) -> Text:
     shape = f.structure.shapes.get("mask_logits", (0, 0, 28, 28))
     return Text(
         f"Mask logits: {shape[2]} × {shape[3]}",
-        "A logit for every cell of the detection's box; above zero the cell more likely belongs to the object. There is one "
+        "A logit for every cell of the detection's box; above zero the cell more likely belongs to the object. "
+        "There is one "
         "such map for every class, and the one of the detected class is used.",
         "He et al. 2017, section 3",
     )
@@ -447,7 +478,8 @@ def _masks(f: Facts) -> Text:
 def _keypoints(f: Facts) -> Text:
     return Text(
         "Keypoint head",
-        f"Like the mask head, but one heatmap for each of {len(f.config.keypoint_names)} keypoints, in which a single cell "
+        f"Like the mask head, but one heatmap for each of {len(f.config.keypoint_names)} keypoints, in which a "
+        "single cell "
         "is the answer.",
         "He et al. 2017, section 5",
     )
@@ -455,23 +487,30 @@ def _keypoints(f: Facts) -> Text:
 
 _TEXTS: dict[str, Callable[[Facts], Text]] = {
     "image": _image, "input": _image, "image_meta": _image,
-    "backbone": _backbone, "fpn": _backbone, "stem": lambda f: _c(f, 1), "topdown": _topdown,
+    "backbone": _backbone, "fpn": _backbone,
     "rpn": _rpn, "rpn_head": _rpn_head, "anchors": _anchors,
     "rpn_objectness": _objectness, "rpn_deltas": _deltas,
     "top_k": _top_k, "top_anchors": _top_k, "top_scores": _top_k, "proposals_before_refinement": _top_k,
-    "decode": _decode, "proposals_before_nms": _decode, "nms": _nms, "top_kept": _nms,
+    "decode": _decode, "rpn_decode": _decode, "proposals_before_nms": _decode, "nms": _nms, "top_kept": _nms,
     "proposals": _proposals, "proposal_scores": _proposals, "proposal_places": _proposals,
     "roi_align": _roi_align, "roi_levels": _roi_levels, "mask_roi_levels": _roi_levels,
     "box_roi_align": _box_features, "box_features": _box_features,
     "mask_roi_align": _mask_features, "mask_features": _mask_features,
-    "heads": _heads, "stage5": _stage5, "box_head": _box_head, "class_logits": _class_logits, "box_deltas": _box_deltas,
+    "heads": _heads, "stage5": _stage5, "stage5_masks": _stage5, "stage5_keypoints": _stage5,
+    "box_head": _box_head, "class_logits": _class_logits, "box_deltas": _box_deltas,
     "box_decode": _box_decode, "detections_before_nms": _box_decode,
-    "box_nms": _detections, "detections": _detections, "output": _detections,
+    "class_nms": _detections, "detections": _detections, "output": _detections,
     "mask_head": _mask_head, "mask_logits": _mask_logits, "masks": _masks, "paste": _masks,
-    "keypoint_head": _keypoints, "keypoint_roi_align": _keypoints, "keypoint_features": _keypoints,
+    "keypoint_head": _keypoints, "locate": _keypoints, "keypoint_roi_align": _keypoints,
+    "keypoint_features": _keypoints,
     "keypoint_logits": _keypoints, "keypoints": _keypoints,
 }  # fmt: skip
-_FAMILIES: dict[str, Callable[[Facts, int], Text]] = {"c": _c, "p": _p, "lateral": _lateral}
+_FAMILIES: dict[str, Callable[[Facts, int], Text]] = {
+    "c": _c,
+    "p": _p,
+    "lateral": _lateral,
+    "add": lambda f, k: _topdown(f),
+}
 
 
 def _layer(layer: Layer) -> Text:
@@ -492,7 +531,8 @@ def _layer(layer: Layer) -> Text:
             else f"each output cell is a weighted sum over the {side} cells around it."
         )
         + halves,
-        "deconv": f"Transposed convolution {side}, {channels}: every cell is spread over {side}, which doubles the side.",
+        "deconv": f"Transposed convolution {side}, {channels}: every cell is spread over {side}, which doubles the "
+        "side.",
         "linear": f"Fully connected layer, {layer.in_shape[1]} numbers in and {layer.out_shape[1]} out, for every RoI.",
         "pool": f"Maximum of {side} cells, moved by {layer.stride}: the map shrinks, the strongest answers stay.",
         "add": "Addition of two maps of one shape, cell by cell: what the block computes, plus what it was given."

@@ -63,7 +63,7 @@
     const x2 = Math.max(...rects.map((r) => r.x + r.width)), y2 = Math.max(...rects.map((r) => r.y + r.height));
     const [, , w, h] = home.get(svg.dataset.view);
     const pad = 24;
-    const width = Math.max(x2 - x1 + 2 * pad, w / 5), height = Math.max(y2 - y1 + 2 * pad, h / 5);
+    const width = Math.max(x2 - x1 + 2 * pad, w / 2.6), height = Math.max(y2 - y1 + 2 * pad, h / 2.6);
     return [(x1 + x2 - width) / 2, (y1 + y2 - height) / 2, width, height];
   };
   const frameOn = (keys) => {
@@ -170,11 +170,21 @@
   $("#in").addEventListener("click", () => zoom(0.75));
   $("#out").addEventListener("click", () => zoom(1 / 0.75));
   $("#fit").addEventListener("click", () => moveTo(views.get(view), home.get(view)));
+  const point = (key) => {
+    const place = data.where[key];
+    if (!place) return;
+    if (!boxesOf([place.key]).length) show(place.view);
+    if (view !== "parts") frameOn([place.key]);
+    for (const box of boxesOf([place.key])) box.classList.add("chosen");
+  };
   document.addEventListener("click", (event) => {
     const go = event.target.closest("[data-go]");
-    if (go) {
-      choose(go.dataset.go);
-      if (go.dataset.deeper !== undefined) deeper(go.dataset.go);
+    if (!go) return;
+    choose(go.dataset.go);
+    if (go.dataset.deeper === undefined) point(go.dataset.go);
+    else {
+      show("blocks");
+      deeper(go.dataset.go);
     }
   });
 
@@ -259,7 +269,10 @@
   const start = decodeURIComponent(location.hash.slice(1));
   show("parts");
   if (/^walk-\d+$/.test(start)) walkTo(Number(start.slice(5)) - 1);
-  else choose(document.getElementById(`d-${start}`) ? start : "overview", { scroll: false });
+  else if (document.getElementById(`d-${start}`)) {
+    choose(start, { scroll: false });
+    point(start);
+  } else choose("overview", { scroll: false });
   fill($(".objects"));
   fill($("header.top"));
   root.classList.add("ready");
