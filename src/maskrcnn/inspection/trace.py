@@ -265,19 +265,22 @@ def _keep(model: MaskRCNN, tensors: MutableMapping[str, Tensor], path: str) -> A
 
 def _summary(name: str, tensor: Tensor) -> Summary:
     values = tensor.detach().float()
-    finite = values.isfinite()
-    nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
-    shown = values if not (nan or inf) else values[finite]
-    there = bool(shown.numel())
+    figures: dict[str, float | None] = {"min": None, "max": None, "mean": None}
+    nan = inf = 0
+    shown = values
+    if values.numel() and not all(v.isfinite() for v in values.aminmax()):  # which are NaN if any value is
+        nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
+        shown = values[values.isfinite()]
+    if shown.numel():
+        low, high = shown.aminmax()
+        figures = {"min": float(low), "max": float(high), "mean": float(shown.mean(dtype=torch.float64))}
     return Summary(
         name=name,
         shape=list(tensor.shape),
         axes=named_shape(name, tuple(tensor.shape)),
         dtype=str(tensor.dtype).removeprefix("torch."),
-        min=float(shown.min()) if there else None,
-        max=float(shown.max()) if there else None,
-        mean=float(shown.double().mean()) if there else None,
-        zeros=int((values == 0).sum()) / values.numel() if values.numel() else None,
+        **figures,
+        zeros=1 - int(values.count_nonzero()) / values.numel() if values.numel() else None,
         nan=nan,
         inf=inf,
     )

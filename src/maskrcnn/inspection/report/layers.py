@@ -76,14 +76,17 @@ def look(values: Tensor, per_roi: bool) -> Seen:
         values: the output.
         per_roi: whether the first axis counts RoIs; the picture is of the first, the best.
     """
-    finite = values.isfinite()
-    whole = bool(finite.all())
-    shown = values if whole else values[finite]
-    low, high = (float(v) for v in shown.aminmax()) if shown.numel() else (0.0, 0.0)
+    low, high, odd, shown = 0.0, 0.0, 0, values
+    if values.numel():
+        low, high = (float(v) for v in values.aminmax())
+        if not np.isfinite((low, high)).all():  # NaN or Inf somewhere: the range of the rest
+            finite = values.isfinite()
+            odd, shown = int((~finite).sum()), values[finite]
+            low, high = (float(v) for v in shown.aminmax()) if shown.numel() else (0.0, 0.0)
     mean = float(shown.mean()) if shown.numel() else 0.0
-    zeros = float((values == 0).float().mean()) if values.numel() else 0.0
+    zeros = 1 - int(values.count_nonzero()) / values.numel() if values.numel() else 0.0
     picture, what = _picture(values, per_roi)
-    return Seen(low, high, mean, zeros, 0 if whole else int((~finite).sum()), picture, what)
+    return Seen(low, high, mean, zeros, odd, picture, what)
 
 
 def _picture(values: Tensor, per_roi: bool) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
