@@ -51,7 +51,7 @@ def recording(
         >>> list(tensors)
         ['p2']
     """
-    global _recorder, _all_slots  # noqa: PLW0603  # compilers read a plain global; a context variable they do not
+    global _recorder, _all_slots  # compilers read a plain global; a context variable they do not
     kept: MutableMapping[str, Tensor] = {} if into is None else into
     before, _recorder, _all_slots = (_recorder, _all_slots), kept, all_slots
     try:
