@@ -1,0 +1,9 @@
+"""Drawings of the architecture, from four boxes to single layers, as data and as files."""
+
+from __future__ import annotations
+
+from maskrcnn.inspection.drawings.drawing import draw
+from maskrcnn.inspection.drawings.sheet import Arrow, Box, Drawing, Group, Level, Sheet
+from maskrcnn.inspection.drawings.svg import svg
+
+__all__ = ["Arrow", "Box", "Drawing", "Group", "Level", "Sheet", "draw", "svg"]

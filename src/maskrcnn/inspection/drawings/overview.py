@@ -1,0 +1,150 @@
+"""The sheet `parts`: the paper's figure with this network's numbers, on one slide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maskrcnn.errors import counted
+from maskrcnn.inspection.drawings.pictograms import HEIGHT, pictogram
+from maskrcnn.inspection.drawings.place import MARGIN, finish, heading, label, link, put
+from maskrcnn.inspection.drawings.sheet import Arrow, Box, Sheet
+from maskrcnn.inspection.drawings.words import facts, millions, sizes
+from maskrcnn.inspection.parts import PARTS
+from maskrcnn.inspection.structure import Structure
+from maskrcnn.weights.importing import described
+
+SIZE = 14.0
+SLIDE = 16 / 9
+LABEL = 13.0
+LEAST = 196.0
+"""Width of the four parts, at least."""
+
+
+def parts(structure: Structure) -> Sheet:
+    """Return the sheet of a network."""
+    sheet = Sheet("parts", described(structure.config), facts(structure))
+    top = heading(sheet, 26)
+    boxes = _boxes(structure)
+    sheet.boxes += boxes.values()
+    image, backbone, rpn, roi_align, heads, found = boxes.values()
+    height = max(box.h for box in boxes.values())
+    for box in (backbone, roi_align, heads, rpn):
+        box.w, box.h = max(box.w, LEAST), height
+    upper = top + 10 + height / 2
+    lower = upper + height + 74
+    features = _features(structure)
+    crops = _crops(structure)
+    gaps = [58.0, max(150.0, _wide(features) + 44), max(70.0, _wide(crops) + 34), 58.0]
+    x = MARGIN + 14
+    for box, gap in zip((image, backbone, roi_align, heads, found), [*gaps, 0.0], strict=True):
+        box.x = x
+        put(box, y=lower)
+        x = box.right + gap
+    put(rpn, (backbone.right + roi_align.left) / 2, upper)
+    link(sheet, image, "right", backbone, "left")
+    _say(link(sheet, backbone, "right", roi_align, "left"), features)
+    up = link(sheet, backbone, "top", rpn, "left")
+    names = list(structure.strides)
+    label(
+        up,
+        ["features", f"{names[0]} … {names[-1]}" if len(names) > 1 else names[0]],
+        backbone.middle[0] - 10,
+        upper + 40,
+        LABEL,
+        "end",
+    )
+    down = link(sheet, rpn, "right", roi_align, "top")
+    kept = structure.shapes["proposals"][1]
+    label(down, [f"{kept} proposals", f"{kept}×4"], roi_align.middle[0] + 10, upper + 40, LABEL, "start")
+    _say(link(sheet, roi_align, "right", heads, "left"), crops)
+    link(sheet, heads, "right", found, "left")
+    bottom = roi_align.bottom
+    config = structure.config
+    if config.masks or config.keypoint_names:
+        back = link(sheet, heads, "bottom", roi_align, "bottom", via=[roi_align.bottom + 34])
+        what = " and ".join(["masks"] * config.masks + ["keypoints"] * bool(config.keypoint_names))
+        count = structure.shapes["detections"][1]
+        words = f"{counted(count, 'detection')}, to be cut out again for {what}"
+        label(back, [words], (roi_align.middle[0] + heads.middle[0]) / 2, roi_align.bottom + 56, LABEL)
+        bottom += 62
+    for box in boxes.values():
+        sheet.shapes += pictogram(box, structure)
+    return _on_a_slide(finish(sheet, found.right + 14, bottom))
+
+
+def _on_a_slide(sheet: Sheet) -> Sheet:
+    """Give the sheet the proportions of a slide; what is drawn moves to the middle."""
+    if sheet.width < sheet.height * SLIDE:
+        sheet.width = sheet.height * SLIDE
+    else:
+        sheet.height = sheet.width / SLIDE
+    return sheet
+
+
+def _boxes(structure: Structure) -> dict[str, Box]:
+    config = structure.config
+    height, width = structure.input_size
+    weights = {part: f"{millions(count)} parameters" for part, count in structure.parameters.items()}
+    total = sum(structure.level_anchors.values())
+    found = structure.shapes["detections"][1]
+    pools = [config.box.pool_size, *[config.mask.pool_size] * config.masks]
+    pools += [config.keypoint.pool_size] * bool(config.keypoint_names)
+    unique = " and ".join(f"{size}×{size}" for size in dict.fromkeys(pools))
+    what = ["class", "box", *["mask"] * config.masks, *["keypoints"] * bool(config.keypoint_names)]
+    name = described(config).split(" on ")[1].split(" with ")[0].replace("-FPN", " + FPN")
+    method = {"align": "RoIAlign", "pool": "RoIPool", "crop_and_resize": "Crop and resize"}[config.roi_align.method]
+    all_stages = tuple(structure.shapes)
+    maps = tuple(s for s in all_stages if s[0] in "cp" and s[1:].isdigit())
+    proposing = ("anchors", "rpn_objectness", "rpn_deltas", "proposals", "proposal_scores")
+    cut = ("roi_levels", *(s for s in all_stages if s.endswith("_features")))
+    answers = ("class_logits", "box_deltas", *(s for s in all_stages if s.endswith(("mask_logits", "keypoint_logits"))))
+    results = ["masks"] * config.masks + ["keypoints"] * bool(config.keypoint_names)
+    layers = {part: tuple(k for k, la in structure.layers.items() if la.part == part) for part in PARTS}
+    made = [
+        Box("input", "input", "Image", (f"3×{height}×{width}",), "tensor", ("image", "image_meta")),
+        Box("backbone", "backbone", "1 Backbone", (name, weights["backbone"]), "layer", maps, layers["backbone"]),
+        Box("rpn", "rpn", "2 RPN", (f"{total:,} anchors", weights["rpn"]), "layer", proposing, layers["rpn"]),
+        Box("roi_align", "roi_align", f"3 {method}", (f"crops of {unique}", "no parameters"), "layer", cut),
+        Box("heads", "heads", "4 Heads", (" · ".join(what), weights["heads"]), "layer", answers, layers["heads"]),
+        Box(
+            "output",
+            "output",
+            "Detections",
+            (f"at most {found}:", "box, class, score", *results),
+            "tensor",
+            ("detections", *results),
+        ),
+    ]
+    return {box.key: _large(box) for box in made}
+
+
+def _large(box: Box) -> Box:
+    box.size, box.top = SIZE, HEIGHT + 18
+    box.w, box.h = box.needs()
+    box.w, box.h = box.w + 14, box.h + 10
+    return box
+
+
+def _features(structure: Structure) -> list[str]:
+    names = [name for name in structure.strides if name != "p6"]
+    shapes = structure.shapes
+    if len(names) == 1:
+        return [f"features {names[0]}", sizes(shapes[names[0]][1:])]
+    return [f"features {names[0]} … {names[-1]}", sizes(shapes[names[0]][1:]), f"… {sizes(shapes[names[-1]][1:])}"]
+
+
+def _crops(structure: Structure) -> list[str]:
+    return ["crops", *(sizes(shape) for name, shape in structure.shapes.items() if name.endswith("_features"))]
+
+
+def _wide(lines: Sequence[str]) -> float:
+    from maskrcnn.inspection.drawings.text import width
+
+    return max(width(line, LABEL) for line in lines)
+
+
+def _say(arrow: Arrow, lines: Sequence[str]) -> None:
+    """Write the first line over a horizontal arrow, the others below it."""
+    (x1, y), (x2, _) = arrow.points[0], arrow.points[-1]
+    label(arrow, lines[:1], (x1 + x2) / 2, y - 5, LABEL)
+    label(arrow, lines[1:], (x1 + x2) / 2, y + 6 + (len(lines) - 1) * LABEL * 1.32, LABEL)
