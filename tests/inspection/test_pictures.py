@@ -224,18 +224,18 @@ def test_objectness_of_a_cell_is_that_of_its_best_anchor(trace: Trace) -> None:
     assert values.shape == (8, 8) and np.argwhere(values > 0.5).tolist() == [[2, 5]]
 
 
-def test_the_map_lies_on_the_cells_place_in_the_photo(trace: Trace) -> None:
+def test_the_map_lies_around_the_centres_of_the_anchors(trace: Trace) -> None:
     picture = np.asarray(pictures.objectness_map(with_objectness(trace, "p3", 2, 5), "p3")).astype(int)[:512]
     rows, columns = np.nonzero(picture[..., 0] - picture[..., 2] > 60)
-    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (128, 192, 320, 384)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (96, 160, 288, 352)  # of 64 times 8
 
 
 def test_padding_moves_the_map() -> None:
     trace = traced(32, 64, **PLAIN)  # 16 rows of padding above: one cell of stride 16
     logits = torch.full_like(trace["rpn_objectness"], -20.0)
-    logits[0, 4 * 9 : 8 * 9] = 20.0  # the second row of cells, the first of the photo
+    logits[0, 4 * 9 : 8 * 9] = 20.0  # anchors around y = 16 in the input, the photo's upper border
     layer = np.asarray(pictures.objectness_layer(changed(trace, rpn_objectness=logits), "c4", (64, 32)))
-    assert (layer[:16, :, 3] > 200).all() and (layer[16:, :, 3] < 40).all()
+    assert (layer[:7, :, 3] > 200).all() and (layer[9:, :, 3] < 40).all()
 
 
 def test_a_layer_has_the_size_that_is_asked_for(trace: Trace) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from maskrcnn.drawing import contact_sheet
 from maskrcnn.errors import InputError
 from maskrcnn.fonts import font_for
-from maskrcnn.inspection.pictures.canvas import captioned, enlarged, stacked
+from maskrcnn.inspection.pictures.canvas import captioned, enlarged, sheet_of, stacked
 from maskrcnn.inspection.pictures.colors import CUT, INK, MUTED, PAPER, heat, scale_bar, value_range
 from maskrcnn.inspection.pictures.views import (
     NothingToShowError,
@@ -82,18 +82,43 @@ def feature_energy(trace: Trace, name: str, max_side: int = 1000) -> Image.Image
         name: a stage or a module whose output is [1, C, H, W].
         max_side: as in `photo_view`.
     """
-    photo, _ = photo_view(trace, max_side)
-    energy = np.sqrt((_map_of(trace, name).astype(np.float64) ** 2).mean(0))
-    values = on_photo(trace, energy, stride_of(trace, name), photo.size)
-    high = value_range(values, CUT)[1]
-    picture = laid_over(photo, heat(values, 0.0, high), np.full(values.shape, 0.75))
+    picture, high = energy_on_photo(trace, name, max_side)
     return stacked([picture, scale_bar(picture.width, "0", f"{high:.3g}", f"RMS of {name}")])
+
+
+def energy_on_photo(trace: Trace, name: str, max_side: int = 1000) -> tuple[Image.Image, float]:
+    """Return `feature_energy` without its scale, and the value of its brightest colour."""
+    return _energy_over(trace, name, photo_view(trace, max_side)[0])
+
+
+def feature_energies(trace: Trace, names: Sequence[str]) -> Image.Image:
+    """Return what `feature_energy` shows of several maps on one sheet; each has its own scale, from 0 to its caption's.
+
+    Args:
+        trace: of a whole run.
+        names: of stages or modules.
+    """
+    photo, _ = photo_view(trace, 320)
+    panels = []
+    for name in names:
+        picture, high = _energy_over(trace, name, photo)
+        panels.append((picture, f"{name}, to {high:.3g}"))
+    sheet = sheet_of(panels, columns=3)
+    return stacked([sheet, scale_bar(sheet.width, "0", "each map's own end", "RMS over channels")])
 
 
 def strongest_channels(maps: Float[np.ndarray, "C h w"]) -> list[int]:
     """Return the channels by their mean absolute value, the greatest first; those with NaN last."""
     strength = np.abs(maps).reshape(len(maps), -1).mean(1)
     return [int(c) for c in np.argsort(-np.nan_to_num(strength, nan=-1.0, posinf=-0.5), kind="stable")]
+
+
+def _energy_over(trace: Trace, name: str, photo: Image.Image) -> tuple[Image.Image, float]:
+    """Return a map's energy over the photo, and the value at the end of the colours."""
+    energy = np.sqrt((_map_of(trace, name).astype(np.float64) ** 2).mean(0))
+    values = on_photo(trace, energy, stride_of(trace, name), photo.size)
+    high = value_range(values, CUT)[1]
+    return laid_over(photo, heat(values, 0.0, high), np.full(values.shape, 0.75)), high
 
 
 def _map_of(trace: Trace, name: str) -> Float[np.ndarray, "C h w"]:

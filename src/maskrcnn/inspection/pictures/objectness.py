@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
+from torch import Tensor
 
 from maskrcnn.inspection.pictures.canvas import sheet_of, stacked
 from maskrcnn.inspection.pictures.colors import heat, scale_bar
 from maskrcnn.inspection.pictures.views import (
     Level,
+    boxes_in_photo,
     laid_over,
     level_of,
     levels_of,
-    on_photo,
     photo_view,
     stage_of,
 )
@@ -34,6 +35,9 @@ def objectness_values(trace: Trace, level: str) -> Float[np.ndarray, "rows colum
 def objectness_map(trace: Trace, level: str, max_side: int = 1000) -> Image.Image:
     """Return the probability of an object at every cell of a level, that of its best anchor, over the photo.
 
+    A cell's colour lies around the centre of its anchors, which most networks have at the cell's corner
+    (`AnchorConfig.offset`): half a cell from where the cell itself lies.
+
     Args:
         trace: of a whole run.
         level: as `p3`.
@@ -42,8 +46,13 @@ def objectness_map(trace: Trace, level: str, max_side: int = 1000) -> Image.Imag
     Raises:
         InputError: the RPN looks at no such level.
     """
-    picture = _over_photo(trace, level_of(trace, level), photo_view(trace, max_side)[0])
+    picture = objectness_on_photo(trace, level, max_side)
     return stacked([picture, scale_bar(picture.width, "0", "1", SCALE)])
+
+
+def objectness_on_photo(trace: Trace, level: str, max_side: int = 1000) -> Image.Image:
+    """Return `objectness_map` without its scale."""
+    return _over_photo(trace, level_of(trace, level), photo_view(trace, max_side)[0])
 
 
 def objectness_maps(trace: Trace) -> Image.Image:
@@ -64,14 +73,33 @@ def objectness_layer(trace: Trace, level: str, size: tuple[int, int]) -> Image.I
         size: (width, height) of the result, which shows the whole photo, whatever its size, and no padding.
     """
     where = level_of(trace, level)
-    values = on_photo(trace, objectness_values(trace, level), float(where.stride), size)
+    values = _spread(trace, where, size)
     alpha = np.rint(255 * _opacity(values)).astype(np.uint8)
     return Image.fromarray(np.dstack((heat(values, 0.0, 1.0), alpha)), "RGBA")
 
 
 def _over_photo(trace: Trace, level: Level, photo: Image.Image) -> Image.Image:
-    values = on_photo(trace, objectness_values(trace, level.name), float(level.stride), photo.size)
+    values = _spread(trace, level, photo.size)
     return laid_over(photo, heat(values, 0.0, 1.0), _opacity(values))
+
+
+def _spread(trace: Trace, level: Level, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Return the values at every pixel of a picture of the photo of (width, height): those of the nearest anchors."""
+    values = objectness_values(trace, level.name)
+    anchors = stage_of(trace, "anchors")[level.anchors].reshape(level.rows, level.columns, -1, 4)
+    height, width = trace.run.photo.shape[:2]
+    rows = _nearest(trace, anchors[:, 0, 0], 1, size[1], size[1] / height)
+    columns = _nearest(trace, anchors[0, :, 0], 0, size[0], size[0] / width)
+    return values[rows][:, columns]
+
+
+def _nearest(
+    trace: Trace, anchors: Float[Tensor, "n 4"], axis: int, pixels: int, scale: float
+) -> Int[np.ndarray, " pixels"]:
+    """Return which of some anchors along an axis, evenly apart, has its centre nearest to each pixel."""
+    centres = np.array([(box[axis] + box[axis + 2]) / 2 for box in boxes_in_photo(trace, anchors, scale)])
+    between = (centres[:-1] + centres[1:]) / 2
+    return np.searchsorted(between, np.arange(pixels) + 0.5)
 
 
 def _opacity(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -37,6 +38,23 @@ def roi_align(trace: Trace, roi: int = 0, of: Of = "proposals", channel: int | N
         NothingToShowError: there is no proposal, no detection, or no such head.
         InputError: there are fewer RoIs or channels.
     """
+    panels, scale = roi_panels(trace, roi, of, channel)
+    sheet = sheet_of(panels, columns=3)
+    return stacked([sheet, scale_bar(sheet.width, f"{scale.low:.3g}", f"{scale.high:.3g}", scale.what)])
+
+
+class Scale(NamedTuple):
+    """What the darkest and the brightest colour of a picture stand for."""
+
+    low: float
+    high: float
+    what: str
+
+
+def roi_panels(
+    trace: Trace, roi: int = 0, of: Of = "proposals", channel: int | None = None
+) -> tuple[list[tuple[Image.Image, str]], Scale]:
+    """Return the pictures of `roi_align` one by one, each with its caption: three of RoIAlign, three of RoIPool."""
     geometry = roi_geometry(trace, roi, of)
     if channel is None:
         channel = int(geometry.crop.flatten(1).std(1).nan_to_num(-1).argmax())
@@ -58,10 +76,7 @@ def roi_align(trace: Trace, roi: int = 0, of: Of = "proposals", channel: int | N
         (_rounded(grid, unit, window, geometry), f"RoIPool: whole cells, {_off(geometry)}; a bin keeps the largest"),
         (pooled, "RoIPool's crop"),
     ]
-    sheet = sheet_of(panels, columns=3)
-    return stacked(
-        [sheet, scale_bar(sheet.width, f"{low:.3g}", f"{high:.3g}", f"channel {channel} of {geometry.level}")]
-    )
+    return panels, Scale(low, high, f"channel {channel} of {geometry.level}")
 
 
 def _caption(geometry: RoIGeometry) -> str:

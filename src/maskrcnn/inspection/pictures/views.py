@@ -71,6 +71,17 @@ def photo_view(trace: Trace, max_side: int = MAX_SIDE) -> tuple[Image.Image, flo
     return Image.fromarray(photo).resize(size, filter), scale
 
 
+def network_input(trace: Trace) -> Image.Image:
+    """Return what the network sees as a picture: resized and padded, its normalisation undone."""
+    config = trace.run.config.image
+    pixels = trace.run.batch.tensor[0].detach().float().cpu()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    colors = (pixels * std + mean) / config.pixel_scale
+    if config.channel_order == "bgr":
+        colors = colors.flip(0)
+    return Image.fromarray(np.ascontiguousarray(colors.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()))
+
+
 def photo_part(trace: Trace, box: Box, side: int, margin: float = 0.15) -> tuple[Image.Image, Box, float]:
     """Return what is around a box, in pixels of the photo, with its longer side at `side`.
 
