@@ -1,0 +1,123 @@
+"""`maskrcnn export`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.markup import escape
+
+from maskrcnn.cli.common import Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
+from maskrcnn.config import Config
+from maskrcnn.errors import InputError, did_you_mean
+from maskrcnn.export import check_installed, export_for_netron
+from maskrcnn.model import MaskRCNN
+from maskrcnn.weights.coco_names import coco_names
+
+RANDOM_PRESET = "resnet101-fpn"
+NETRON = "--format onnx --for netron, a file to look at in a graph viewer"
+LARGEST_SIDE = 20_000
+
+
+def export(
+    weights: Annotated[
+        str | None,
+        typer.Argument(metavar="[WEIGHTS]", help="A weights file, or a name of `pretrained`.", show_default=False),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
+    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    purpose: Annotated[
+        str | None,
+        typer.Option("--for", help="netron: a file to look at in a graph viewer, not to run.", show_default=False),
+    ] = None,
+    weights_free: Annotated[
+        bool, typer.Option("--weights-free", help="Leave the weights out: the file is under 1 MB.")
+    ] = False,
+    random: Annotated[
+        bool, typer.Option("--random", help=f"Random weights, of {RANDOM_PRESET} unless --preset names another.")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Random weights of this preset, as resnet50-fpn, vgg16.", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Height and width of the photo to take shapes for; by default one that fills the input.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the network for another program; for now, for graph viewers.
+
+    \b
+    Examples:
+      maskrcnn export runs/photos/best.safetensors --format onnx --for netron -o model.onnx
+      maskrcnn export --preset resnet50-fpn --weights-free --for netron --size 480x640
+
+    --for netron is for looking, not for running. Nodes carry their module's path, as fpn/lateral4, every edge has a
+    shape, and stages of the backbone open with a click on their ƒ. In Netron, Ctrl+U shows the names and Ctrl+D the
+    numbers of every node.
+    """
+    _check(output, format, purpose)
+    photo = None if size is None else _size(size)
+    report = reporter(quiet)
+    with report.bar("exporting", 2) as bar:
+        network = _network(weights, preset, random, weights_free, overrides, quiet)
+        bar.advance("building the graph")
+        export_for_netron(network, output, photo, weights=not weights_free)
+        bar.advance()
+    report.say(
+        f"Wrote {bold(output)}, {output.stat().st_size / 1e6:.1f} MB, for looking at, not for running. Open it at "
+        f"https://netron.app, or: pip install netron, then netron {escape(str(output))}"
+    )
+
+
+def _check(output: Path, format: str, purpose: str | None) -> None:
+    """Refuse what there is no export for, before any work is done."""
+    if format != "onnx":
+        raise InputError(f"There is no export to {format!r}.{did_you_mean(format, ['onnx'])} There is: {NETRON}.")
+    if purpose is None:
+        raise InputError(f"There is no ONNX export for running yet. There is: {NETRON}.")
+    if purpose != "netron":
+        raise InputError(f"--for must be netron; got {purpose!r}. There is: {NETRON}.")
+    if output.suffix.lower() != ".onnx":
+        raise InputError(f"--output must end in .onnx; got {output}.")
+    check_installed()
+    output_file(output)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return (height, width) of a photo, as 480x640 tells it."""
+    sides = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text.strip().lower())
+    height, width = (int(sides[1]), int(sides[2])) if sides else (0, 0)
+    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
+        raise InputError(f"--size must be height x width in pixels, 1 to {LARGEST_SIDE}, as 480x640; got {text!r}.")
+    return height, width
+
+
+def _network(
+    weights: str | None, preset: str | None, random: bool, weights_free: bool, overrides: list[str] | None, quiet: bool
+) -> MaskRCNN | Config:
+    """Return the network that is asked for; its configuration alone where that is enough."""
+    if weights is not None and (random or preset is not None):
+        raise InputError(f"--random and --preset take no weights; leave out {weights}, or the option.")
+    if weights is not None:
+        model = load_on(weights, "cpu", overrides, quiet)
+        return model.config if weights_free else model
+    if not random and preset is None:
+        raise InputError("Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --for netron")
+    changes: dict[str, Any] = parse_overrides(overrides)
+    if changes.get("backbone_weights") is not None:
+        raise InputError("backbone_weights cannot be set with random weights.")
+    names = changes.pop("class_names", coco_names(80))
+    config = Config.preset(preset or RANDOM_PRESET, class_names=names, overrides=changes)
+    if weights_free:
+        return config
+    torch.manual_seed(0)
+    return MaskRCNN(config)
