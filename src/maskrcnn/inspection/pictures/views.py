@@ -68,7 +68,7 @@ def photo_view(trace: Trace, max_side: int = MAX_SIDE) -> tuple[Image.Image, flo
     scale = photo_scale((width, height), max_side)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     filter = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
-    return Image.fromarray(photo).resize(size, filter), scale
+    return Image.fromarray(photo).resize(size, filter, reducing_gap=2.0), scale
 
 
 def network_input(trace: Trace) -> Image.Image:

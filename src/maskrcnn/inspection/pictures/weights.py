@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
@@ -73,6 +72,7 @@ def weight_health(weights: nn.Module | Mapping[str, Tensor]) -> list[LayerWeight
         InputError: there is no weight among them.
 
     Example:
+        >>> import torch
         >>> from maskrcnn import Config, MaskRCNN
         >>> model = MaskRCNN(Config.preset("small-fpn", class_names=["cat"]))
         >>> torch.nn.init.zeros_(model.fpn.output3.conv.weight)[0, 0, 0, 0].item()
@@ -128,7 +128,7 @@ def _weights(weights: nn.Module | Mapping[str, Tensor]) -> dict[str, tuple[Tenso
 
 def _row(path: str, tensor: Tensor, transposed: bool) -> LayerWeights:
     values = tensor.float()
-    finite = values[values.isfinite()]
+    finite = values if values.sum().isfinite() else values[values.isfinite()]
     not_finite = values.numel() - finite.numel()
     mean = float(finite.mean()) if finite.numel() else math.nan
     std = float(finite.std(correction=0)) if finite.numel() else math.nan
@@ -195,13 +195,14 @@ def _tile(row: LayerWeights, tensor: Tensor, width: int = 240, height: int = 132
 
 def _counts(tensor: Tensor) -> tuple[float, np.ndarray]:
     """Return how far a histogram reaches on both sides of 0, and how many values fall into each of its bins."""
-    values = tensor.flatten()
-    values = values[:: max(len(values) // MOST_VALUES, 1)].float().cpu()
-    values = values[values.isfinite()]
+    every = tensor.flatten()
+    values = every[:: max(len(every) // MOST_VALUES, 1)].float().cpu().numpy()
+    values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, np.zeros(BINS, np.int64)
-    limit = float(torch.quantile(values.abs(), 0.999)) or float(values.abs().max()) or 1.0
-    counts, _ = np.histogram(values.clamp(-limit, limit).numpy(), BINS, (-limit, limit))
+    sizes = np.abs(values)
+    limit = float(np.quantile(sizes, 0.999)) or float(sizes.max()) or 1.0
+    counts, _ = np.histogram(values.clip(-limit, limit), BINS, (-limit, limit))
     return limit, counts
 
 
