@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -120,48 +121,35 @@ def _chosen(images: Sequence[str], dataset: CocoDataset | ShapesDataset, annotat
     names = [dataset.image_name(index) for index in range(len(dataset))]
     chosen: dict[int, None] = {}
     for image in images:
-        chosen |= dict.fromkeys(_named(image, names, dataset, annotations))
+        chosen |= dict.fromkeys(_named(image, names, annotations))
     return list(chosen)
 
 
-def _named(image: str, names: Sequence[str], dataset: CocoDataset | ShapesDataset, annotations: str) -> list[int]:
-    """Return which images of the data an argument names: those in a folder, or the one that is called so.
-
-    The end of a path is enough, and a copy elsewhere does if it ends like the annotations' own name of the image.
-    """
+def _named(image: str, names: list[str], annotations: str) -> list[int]:
+    """Return which images of the data an argument names: those in a folder, or the one whose path ends alike."""
     if Path(image).is_dir():
         inside = os.path.join(os.path.abspath(image), "")
-        found = [i for i, name in enumerate(names) if os.path.abspath(name).startswith(inside)]
+        found = [index for index, name in enumerate(names) if os.path.abspath(name).startswith(inside)]
         if not found:
             raise InputError(f"{annotations} has no image in the folder {image}.")
         return found
-    root = "" if isinstance(dataset, ShapesDataset) else str(dataset.images_folder)
-    shared = []
-    for name in names:
-        common = _shared_end(os.path.abspath(image), os.path.abspath(name))
-        own = len(Path(os.path.relpath(name, root) if root else name).parts)
-        shared.append(common if common >= min(own, len(Path(image).parts)) else 0)
-    best = max(shared, default=0)
-    found = [i for i, common in enumerate(shared) if common == best]
-    if best == 0:
-        known = [Path(name).name for name in names]
-        raise InputError(f"{annotations} has no image called {image}.{did_you_mean(Path(image).name, known)}")
+    agreeing = [_agreeing(image, name) for name in names]
+    most = max(agreeing, default=0)
+    found = [index for index, count in enumerate(agreeing) if count == most]
+    if not most:
+        near = did_you_mean(Path(image).name, [Path(name).name for name in names])
+        hint = " --split chooses other annotations of the folder." if Path(annotations).is_dir() and not near else ""
+        raise InputError(f"{annotations} has no image called {image}.{near}{hint}")
     if len(found) > 1:
-        raise InputError(
-            f"{annotations} has {len(found)} images called {image}, as {names[found[0]]} and {names[found[1]]}; name "
-            "more of the path."
-        )
+        several = ", ".join(names[index] for index in found[:3])
+        raise InputError(f"{annotations} has {len(found)} images called {image}: {several}. Tell more of the path.")
     return found
 
 
-def _shared_end(path: str, other: str) -> int:
-    """Return how many parts at the end of two paths are equal."""
-    count = 0
-    for one, two in zip(reversed(Path(path).parts), reversed(Path(other).parts), strict=False):
-        if one != two:
-            break
-        count += 1
-    return count
+def _agreeing(path: str, other: str) -> int:
+    """Return how many of the last parts of two paths are the same."""
+    pairs = zip(*(reversed(Path(os.path.abspath(p)).parts) for p in (path, other)), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _keep_photos(dataset: CocoDataset | ShapesDataset, chosen: Sequence[int], folder: Path) -> None:

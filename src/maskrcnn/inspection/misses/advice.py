@@ -41,11 +41,15 @@ def advise(stage: Stage, lost: Numbers, config: Config) -> str:
         )
     if stage == "score":
         return _score(lost, config)
+    if stage == "taken":
+        return _taken(lost, config)
+    if stage == "rpn_nms":
+        return _nms(lost, "rpn.nms_threshold", config.rpn.nms_threshold)
+    if stage == "class_nms":
+        return _nms(lost, "box.nms_threshold", config.box.nms_threshold)
     return _PLAIN.get(stage, "").format(
         pre=config.rpn.pre_nms_top_n,
         post=config.rpn.post_nms_top_n,
-        rpn_nms=config.rpn.nms_threshold,
-        box_nms=config.box.nms_threshold,
         limit=lost[0].get("limit", ""),
         limited_to=lost[0].get("limited_to", ""),
         mask=2 * config.mask.pool_size,
@@ -57,15 +61,10 @@ _PLAIN: dict[Stage, str] = {
     "rpn_score": "Train longer, or on more objects like it; until then a rpn.pre_nms_top_n over {pre} lets more boxes "
     "through, at the cost of time.",
     "rpn_too_small": "Lower rpn.min_size.",
-    "rpn_nms": "Objects lie close together: raise rpn.nms_threshold over {rpn_nms:g}, so that boxes of neighbours "
-    "survive each other.",
     "rpn_cut": "Raise rpn.post_nms_top_n over {post}.",
     "box": "Train longer, or on more objects like it; check that their boxes are annotated tightly.",
     "too_small": "Lower box.min_size.",
-    "class_nms": "Objects of one class lie close together: raise box.nms_threshold over {box_nms:g}.",
     "cut": "Raise {limit} over {limited_to}.",
-    "taken": "Objects lie close together: train on more such groups, and raise rpn.nms_threshold ({rpn_nms:g}) and "
-    "box.nms_threshold ({box_nms:g}), so that each keeps a box of its own.",
     "mask": "Train longer, and check the outlines in the annotations; what is thin next to its box needs more than "
     "{mask} × {mask} cells: a larger mask.pool_size.",
 }
@@ -97,6 +96,24 @@ def _anchors(lost: Numbers, config: Config) -> str:
         f"Anchors have {', '.join(f'{s:g}' for s in sizes)} px, and {these}: add sizes between to anchors.sizes, and "
         "train again."
     )
+
+
+def _nms(lost: Numbers, field: str, threshold: float) -> str:
+    """A box of a neighbour is kept by a higher threshold; one on the same object that fits worse must not win."""
+    neighbours = sum(n["remover_object"] is not None for n in lost)
+    if neighbours:
+        some = "" if neighbours == len(lost) else f" (so were {neighbours} of these lost)"
+        return f"Objects lie close together: raise {field} over {threshold:g}, so that boxes of neighbours stay{some}."
+    return "Train longer, so that what fits better also scores higher: here a box that fits worse won."
+
+
+def _taken(lost: Numbers, config: Config) -> str:
+    own = sum(n["own_iou"] is not None for n in lost)
+    begin = "Objects lie close together: train on more such groups"
+    if not own:
+        return f"{begin}; the network has no box for each of them."
+    some = "" if own == len(lost) else f" ({own} of these had a box of their own)"
+    return f"{begin}, and raise box.nms_threshold over {config.box.nms_threshold:g}, so that each keeps its box{some}."
 
 
 def _score(lost: Numbers, config: Config) -> str:

@@ -119,7 +119,7 @@ def _after_the_head(evidence: Evidence, g: int, rois: Int64[Tensor, " E"], match
     found = only(trace, "detection_places")[detection_slots(trace)].tolist()
     shared = [found.index(place) for place in places if place in found]
     if shared:
-        return _taken(evidence, g, shared[0], matched)
+        return _taken(evidence, g, shared[0], matched, [place for place in places if place not in found])
     kept = only(trace, "candidates_kept")
     if kept[places].any():
         return _cut(evidence, next(place for place in places if kept[place]))
@@ -131,19 +131,30 @@ def _after_the_head(evidence: Evidence, g: int, rois: Int64[Tensor, " E"], match
     return _too_small(evidence, places)
 
 
-def _taken(evidence: Evidence, g: int, detection: int, matched: dict[int, int]) -> Loss:
+def _taken(evidence: Evidence, g: int, detection: int, matched: dict[int, int], lost: list[int]) -> Loss:
+    """A detection on the object counts for another; had the object a box of its own among the candidates `lost`?"""
     other = matched[detection]
+    box_iou = _detection_iou(evidence, g, detection)
     numbers = {
         "detection": detection,
         "score": float(evidence.detections.scores[detection]),
-        "box_iou": _detection_iou(evidence, g, detection),
+        "box_iou": box_iou,
         "other_object": other,
         "other_iou": _detection_iou(evidence, other, detection),
+        "own_iou": None,
     }
+    boxes = boxes_as_found(only(evidence.trace, "detections_before_nms")[lost], evidence.run)
+    each = overlaps(boxes, evidence.target.boxes)
+    own = each[each.argmax(1) == g, g]
+    told = ""
+    if len(own) and float(own.max()) > box_iou:
+        numbers["own_iou"] = float(own.max())
+        told = f" NMS removed a box of its own, of IoU {numbers['own_iou']:.2f}."
     return Loss(
         "taken",
-        f"Detection {detection} ({numbers['score']:.3f}) lies on it by IoU {numbers['box_iou']:.2f}, but counts for "
-        f"{evidence.called(other)}, which it fits by {numbers['other_iou']:.2f}: one detection covers two objects.",
+        f"Detection {detection} ({numbers['score']:.3f}) lies on it by IoU {box_iou:.2f}, but counts for "
+        f"{evidence.called(other)}, which it fits by {numbers['other_iou']:.2f}: one detection covers two objects."
+        f"{told}",
         numbers,
     )
 
@@ -193,12 +204,14 @@ def _removed(evidence: Evidence, g: int, own: int) -> Loss:
         "remover_object": other if on_other > 0 and other != g else None,
         "nms_threshold": candidates.threshold,
     }
-    whose = f" That one lies on {evidence.called(other)}." if numbers["remover_object"] is not None else ""
+    whose = "It lies on the same object."
+    if numbers["remover_object"] is not None:
+        whose = f"It lies on {evidence.called(other)}."
     return Loss(
         "class_nms",
         f"NMS among {evidence.config.class_names[label]} removed its box ({numbers['score']:.3f}, IoU {box_iou:.2f}): "
         f"a better one ({numbers['removed_by_score']:.3f}) overlaps that by {numbers['iou_with_remover']:.2f}, over "
-        f"box.nms_threshold {candidates.threshold:g}, but the object by {remover_iou:.2f} only.{whose}",
+        f"box.nms_threshold {candidates.threshold:g}, but the object by {remover_iou:.2f} only. {whose}",
         numbers,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -93,7 +94,7 @@ class MissReport:
         totals = {size: sum(outcome.size == size for outcome in self.objects) for size in _SIZES}
         largest = sorted(groups.items(), key=lambda item: -len(item[1]))[:most]
         return [
-            f"{len(lost)} of {totals[size]} {size} objects: {STAGES[stage].title}. "
+            f"{len(lost)} of {totals[size]} {size} objects: {_title(stage, len(lost))}. "
             + advise(stage, [outcome.numbers for outcome in lost], self.config)
             for (stage, size), lost in largest
         ]
@@ -174,6 +175,12 @@ def explain_dataset(
     if not report.objects:
         raise DatasetError("No object is annotated in these images, so none can be missed.")
     return report
+
+
+def _title(stage: Stage, objects: int) -> str:
+    """Return a stage's title for a number of objects."""
+    title = STAGES[stage].title
+    return title if objects == 1 else re.sub(r"\bits\b", "their", re.sub(r"\bit\b", "them", title))
 
 
 def _places(names: Sequence[str], known: Sequence[str]) -> list[int]:

@@ -130,7 +130,9 @@ def _removed(evidence: Evidence, g: int, place: int, entered: int) -> Loss:
         "remover_object": other if on_other > 0 and other != g else None,
         "nms_threshold": candidates.threshold,
     }
-    whose = f"It lies on {evidence.called(other)}." if numbers["remover_object"] is not None else "It is badly placed."
+    whose = "It lies on no other object."
+    if numbers["remover_object"] is not None:
+        whose = f"It lies on {evidence.called(other)}."
     return Loss(
         "rpn_nms",
         f"The RPN's NMS removed its box, which scored {numbers['objectness']:.3f}: a better one "

@@ -35,6 +35,7 @@ from maskrcnn.inspection.pictures.proposals import proposals, proposals_by_level
 from maskrcnn.inspection.pictures.roi import roi_align
 from maskrcnn.inspection.pictures.roi_geometry import RoIGeometry, roi_geometry
 from maskrcnn.inspection.pictures.save import save_pictures
+from maskrcnn.inspection.pictures.trail import trail_picture
 from maskrcnn.inspection.pictures.training import mask_targets, matched_anchors, sampled_rois
 from maskrcnn.inspection.pictures.views import NothingToShowError, network_input, photo_part, photo_view
 from maskrcnn.inspection.pictures.weights import LayerWeights, weight_health, weight_histograms
@@ -76,6 +77,7 @@ __all__ = [
     "save_pictures",
     "scale_bar",
     "signed_heat",
+    "trail_picture",
     "value_range",
     "weight_health",
     "weight_histograms",
