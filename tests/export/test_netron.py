@@ -135,7 +135,8 @@ def assert_same_numbers(model, size=(64, 64)):
 
 @pytest.mark.parametrize("norm", ["none", "batch", "frozen_batch", "group"])
 def test_numbers_with_every_norm(norm):
-    norms = {f"{part}.norm": norm for part in ("backbone", "fpn", "box", "mask")}
+    parts = ("backbone", "fpn", "box", "mask")
+    norms = {f"{part}.norm": norm for part in parts} | {f"{part}.norm_eps": 0.2 for part in parts}
     assert_same_numbers(filled(config_of(**norms, **{"box.num_convs": 1, "box.conv_channels": 8, "mask.num_convs": 1})))
 
 

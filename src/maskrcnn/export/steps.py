@@ -103,7 +103,7 @@ class Steps:
         )  # fmt: skip
         self._step(
             "DecodeBoxes", "rpn/decode",
-            {"anchors": "anchors", "deltas": "rpn_deltas", "chosen": "top_anchors"},
+            {"anchors": "anchors", "deltas": "rpn_deltas", "chosen": "top_anchors", "image": "image_meta"},
             [self._stage("proposals_before_nms")],
             "rpn", "Moves the chosen anchors by their deltas, and clips them.",
             {"delta_weights": rpn.delta_weights, "max_log_scale": rpn.max_log_scale, "clip": rpn.clip},
@@ -160,7 +160,10 @@ class Steps:
         )  # fmt: skip
         self._step(
             "DecodeBoxes", "box_head/decode",
-            {"boxes": "proposals", "deltas": "box_deltas", "rois": "candidate_rois", "labels": "candidate_labels"},
+            {
+                "boxes": "proposals", "deltas": "box_deltas", "rois": "candidate_rois", "labels": "candidate_labels",
+                "image": "image_meta",
+            },
             [self._stage("detections_before_nms")],
             "heads", "Moves each candidate's proposal by the deltas of its class, and clips it to the image.",
             {"delta_weights": box.delta_weights, "max_log_scale": box.max_log_scale},
