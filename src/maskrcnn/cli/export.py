@@ -25,7 +25,7 @@ LARGEST_SIDE = 20_000
 def export(
     weights: Annotated[
         str | None,
-        typer.Argument(metavar="[WEIGHTS]", help="A weights file, or a name of `pretrained`.", show_default=False),
+        typer.Argument(metavar="WEIGHTS", help="A weights file, or a name of `pretrained`.", show_default=False),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
