@@ -29,6 +29,7 @@ from maskrcnn.inspection.misses import (
     outcomes_table,
 )
 from maskrcnn.model import MaskRCNN
+from maskrcnn.ops import boxes as box_ops
 from maskrcnn.structures import Detections, Target
 from tiny import SIDE, tiny_data, tiny_model
 
@@ -226,6 +227,37 @@ def test_the_head_moves_its_box_off() -> None:
     assert f"the refined box {outcome.numbers['box_iou']:.2f}; 0.5 is needed" in outcome.sentence
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "stage"),
+    [((0.4, 0.2, 0.2, 0.2), "score"), ((0.3, 0.0, 0.0, 0.7), "no_anchor")],
+    ids=["the head sees it", "background to the head, as trained"],
+)
+def test_a_proposal_that_is_farther_off_counts_if_the_head_sees_the_object(
+    probabilities: tuple[float, ...], stage: str
+) -> None:
+    """Anchors of 40 × 40 reach the object by IoU 0.25 at most, and only the head moves their boxes onto it."""
+    one = ((40,),) * 5
+
+    def shared(logits: Tensor, boxes: Tensor) -> Tensor:
+        near = (boxes - torch.tensor([2.0, 2, 42, 42])).abs().amax(1) < 10
+        spread = torch.tensor(probabilities).clamp(min=1e-6).log()
+        return torch.where(near[:, None], spread, torch.tensor([-9.0, -9, -9, 9]))
+
+    def onto_it(deltas: Tensor, boxes: Tensor) -> Tensor:
+        moved = box_ops.encode(boxes, ONE.boxes.expand(len(boxes), -1), (10.0, 10.0, 5.0, 5.0))
+        return moved[:, None].expand_as(deltas).clone()
+
+    model = oracle(
+        ONE,
+        rpn_deltas=lambda deltas, boxes: 0 * deltas,
+        class_logits=shared,
+        box_deltas=onto_it,
+        anchors__sizes=one,
+        anchors__ratios=(1.0,),
+    )
+    assert only(explain(model, PHOTO, ONE)).stage == stage
+
+
 def test_its_box_is_too_small() -> None:
     outcome = only(explain(oracle(ONE, box__min_size=25.0), PHOTO, ONE))
     assert outcome.stage == "too_small"
@@ -291,9 +323,7 @@ def test_one_detection_covers_two_objects() -> None:
     both = truth([(10, 10, 30, 30), (13, 10, 33, 30)])  # IoU 17 · 20 / (23 · 20) = 0.74
 
     def onto_the_first(deltas: Tensor, boxes: Tensor) -> Tensor:
-        from maskrcnn.ops.boxes import encode
-
-        moved = encode(boxes, both.boxes[:1].expand(len(boxes), -1), (10.0, 10.0, 5.0, 5.0))
+        moved = box_ops.encode(boxes, both.boxes[:1].expand(len(boxes), -1), (10.0, 10.0, 5.0, 5.0))
         return moved[:, None].expand_as(deltas).clone()
 
     first, second = explain(oracle(both, box_deltas=onto_the_first), PHOTO, both)

@@ -58,7 +58,7 @@ def advise(stage: Stage, lost: Numbers, config: Config) -> str:
 
 _PLAIN: dict[Stage, str] = {
     "rpn_box": "Train longer, or on more objects of this size and shape: the RPN has not learned to fit them.",
-    "rpn_score": "Train longer, or on more objects like it; until then a rpn.pre_nms_top_n over {pre} lets more boxes "
+    "rpn_score": "Train longer, or on more objects like it; until then an rpn.pre_nms_top_n over {pre} lets more boxes "
     "through, at the cost of time.",
     "rpn_too_small": "Lower rpn.min_size.",
     "rpn_cut": "Raise rpn.post_nms_top_n over {post}.",

@@ -42,7 +42,8 @@ def explain(
     serves one object: they are given out best first, each to the free object that it overlaps most, as in COCO's
     evaluation. Any other object is followed from all anchors to the detections, up to the last stage at which some
     box still lies on it. A proposal lies on an object from the IoU on that the head was trained with
-    (`box.matching.positive_iou`), or from `iou` on if that is less.
+    (`box.matching.positive_iou`), or from `iou` on if that is less; one farther off counts where the head sees the
+    object in it and moves its box there.
 
     Args:
         model: the network.

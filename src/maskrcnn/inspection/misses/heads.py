@@ -24,7 +24,9 @@ def lost_in_heads(evidence: Evidence, g: int, matched: dict[int, int]) -> Loss |
     scores, refined = evidence.scores(label), evidence.refined(label)
     boxes = overlaps(evidence.target.boxes[g : g + 1], refined)[0]
     on_it = evidence.proposal_overlaps[g] >= evidence.roi_iou
-    told = (boxes >= evidence.limits.iou) & (scores > evidence.config.box.score_threshold)
+    # One that lies farther off is background to the head, and rightly so, unless the head knows better.
+    seen = (evidence.likeliest == label) & (scores > evidence.config.box.score_threshold)
+    told = (boxes >= evidence.limits.iou) & (seen | evidence.confident(scores))
     rois = ((on_it | told) & evidence.valid).nonzero()[:, 0]
     if not len(rois):
         return None

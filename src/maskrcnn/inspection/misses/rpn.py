@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -92,7 +94,7 @@ def _scored_too_low(evidence: Evidence, reaching: Bool[Tensor, " A"], refined: F
     who = f"the boxes of {counted(int(reaching.sum()), 'anchor')} reach it, and the best of them scores"
     return Loss(
         "rpn_score",
-        f"The RPN scores it too low: {who} {numbers['objectness']:.3f}, rank {rank:,} of {len(compared):,} on "
+        f"The RPN scores it too low: {who} {_score(numbers['objectness'])}, rank {rank:,} of {len(compared):,} on "
         f"{place.level if rpn.per_level else 'all levels'}, where the first {rpn.pre_nms_top_n:,} go on.",
         numbers,
     )
@@ -135,8 +137,8 @@ def _removed(evidence: Evidence, g: int, place: int, entered: int) -> Loss:
         whose = f"It lies on {evidence.called(other)}."
     return Loss(
         "rpn_nms",
-        f"The RPN's NMS removed its box, which scored {numbers['objectness']:.3f}: a better one "
-        f"({numbers['removed_by_objectness']:.3f}) overlaps that by {numbers['iou_with_remover']:.2f}, over "
+        f"The RPN's NMS removed its box, which scored {_score(numbers['objectness'])}: a better one "
+        f"({_score(numbers['removed_by_objectness'])}) overlaps that by {numbers['iou_with_remover']:.2f}, over "
         f"rpn.nms_threshold {candidates.threshold:g}, but the object by {on_object:.2f} only. {whose}",
         numbers,
     )
@@ -159,7 +161,12 @@ def _cut(
     }
     return Loss(
         "rpn_cut",
-        f"Its box came through the RPN's NMS, but scores {numbers['objectness']:.3f}: rank {rank:,} of "
-        f"{numbers['kept']:,}, of which the first {limit:,} become proposals (down to {lowest:.3f}).",
+        f"Its box came through the RPN's NMS, but scores {_score(numbers['objectness'])}: rank {rank:,} of "
+        f"{numbers['kept']:,}, of which the first {limit:,} become proposals (down to {_score(lowest)}).",
         numbers,
     )
+
+
+def _score(probability: Any) -> str:
+    """Return an objectness with three digits behind the point, or as many as a small one needs."""
+    return f"{probability:.3f}" if probability >= 0.001 else f"{probability:.1g}"
