@@ -41,7 +41,7 @@ def explain_miss(
     ],
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IMAGE]...", help="Images or folders of the data; all of it by default."),
+        typer.Argument(metavar="IMAGE", help="Images or folders of the data; all of it by default."),
     ] = None,
     images_folder: Annotated[
         Path | None,
