@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from maskrcnn.inspection.drawings.drawing import draw
+from maskrcnn.inspection.drawings.comparing import compare, differing
+from maskrcnn.inspection.drawings.drawing import FORMATS, LEVELS, draw, save, text
 from maskrcnn.inspection.drawings.sheet import Arrow, Box, Drawing, Group, Level, Sheet
 from maskrcnn.inspection.drawings.svg import svg
 
-__all__ = ["Arrow", "Box", "Drawing", "Group", "Level", "Sheet", "draw", "svg"]
+__all__ = [
+    "FORMATS",
+    "LEVELS",
+    "Arrow",
+    "Box",
+    "Drawing",
+    "Group",
+    "Level",
+    "Sheet",
+    "compare",
+    "differing",
+    "draw",
+    "save",
+    "svg",
+    "text",
+]

@@ -10,7 +10,6 @@ from maskrcnn.inspection.drawings.contents import Contents, contents
 from maskrcnn.inspection.drawings.place import (
     FRAME,
     HEADING,
-    LEGEND,
     MARGIN,
     finish,
     frame,
@@ -37,7 +36,7 @@ STEP = 9.0
 BUS = 28.0
 """From a frame to the line that hands the features on."""
 HEADS = {
-    "box": ("stage5", "box_head", "class_nms", "detections"),
+    "box": ("stage5", "box_head", "select", "detections"),
     "mask": ("stage5_masks", "mask_head", "paste", "masks"),
     "keypoint": ("stage5_keypoints", "keypoint_head", "locate", "keypoints"),
 }
@@ -55,8 +54,9 @@ def blocks(structure: Structure) -> Sheet:
         laid = _Layout(structure, words, between=GAP - slack)
     sheet = laid.sheet
     bottom = max(laid.left_end, laid.right_end) + 16
-    legend(sheet, bottom, ("layer", "step", "tensor"))
-    return finish(sheet, max(group.x + group.w for group in sheet.groups), bottom + LEGEND)
+    right = max(group.x + group.w for group in sheet.groups)
+    bottom = legend(sheet, bottom, right, ("layer", "step", "tensor"))
+    return finish(sheet, right, bottom)
 
 
 @dataclass
@@ -81,8 +81,9 @@ class _Layout:
         self.right_end = self.heads(rpn.y + rpn.h)
         heads = self.sheet.groups[-1]
         right = max(rpn.x + rpn.w, heads.x + heads.w)
-        rpn.w, heads.w = right - rpn.x, right - heads.x
-        self.route_boxes(right - FRAME / 2)
+        aside = FRAME if "keypoint" in self.rows and "mask" in self.rows else 0.0
+        rpn.w, heads.w = right + aside - rpn.x, right + aside - heads.x
+        self.route_boxes(right)
 
     def features(self) -> float:
         """Place the backbone and the pyramid; return the lower end."""
@@ -147,7 +148,7 @@ class _Layout:
         """Place the RPN at the upper right."""
         words, sheet = self.words, self.sheet
         head, top_k, decode, nms, _ = line = [
-            words.box(key) for key in ("rpn_head", "top_k", "rpn_decode", "nms", "proposals")
+            words.box(key) for key in ("rpn_head", "top_k", "refine", "nms", "proposals")
         ]
         anchors = words.box("anchors")
         same_width([head, anchors])
@@ -155,6 +156,8 @@ class _Layout:
         several = len(self.sources) > 1
         loop = FRAME if several else 0.0
         head.x, head.y = self.bus + BUS + FRAME + loop, self.top + HEADING + (HEADING if several else 0)
+        if not several:  # straight on from the one map
+            head.y = max(head.y, self.sources[0].middle[1] - head.h / 2)
         row(line[1:], head.right + loop + GAP, head.middle[1], GAP)
         anchors.x, anchors.y = head.x, head.bottom + loop + LEVEL
         sheet.boxes += [*line, anchors]

@@ -116,6 +116,8 @@ def _described(layers: list[Layer]) -> list[str]:
     if len(convs) == 1:
         return [", ".join(filter(None, (operation(convs[0]), after(convs[0]))))]
     pools = any(layer.kind == "pool" for layer in layers)
+    if not convs:
+        return [operation(layer) for layer in layers]
     return [f"{'max pool, ' if pools else ''}{len(convs)} convs {convs[0].kernel}×{convs[0].kernel}"]
 
 
@@ -161,11 +163,12 @@ def _rpn(found: Contents, structure: Structure) -> None:
         [f"best {config.pre_nms_top_n:,}", "of each level" if each else "by objectness", f"{top:,} boxes"],
         ("top_anchors", "top_scores", "proposals_before_refinement"),
     )
-    clip = "clip to the image" if config.clip == "image" else "clip to the input"
-    lines = ["anchor + deltas", clip]
-    if config.min_size:
-        lines.append(f"drop sides < {number(config.min_size)}")
-    found["rpn_decode"] = Content("rpn", "step", "Decode", lines, ("proposals_before_nms",))
+    clip = f"to the {'image' if config.clip == 'image' else 'padded input'}"
+    drop = [f"drop sides < {number(config.min_size)}"] if config.min_size else []
+    done = ("proposals_before_nms",)
+    found["rpn_decode"] = Content("rpn", "step", "Decode", ["anchor + deltas"])
+    found["rpn_clip"] = Content("rpn", "step", "Clip", [clip, *drop], done)
+    found["refine"] = Content("rpn", "step", "Decode", ["anchor + deltas", f"clip {clip}", *drop], done)
     kept = structure.shapes["proposals"][1]
     within = ["within each level"] if each else []
     found["nms"] = Content(
@@ -253,29 +256,26 @@ def _box_head(found: Contents, structure: Structure) -> None:
     found["box_head"] = Content(
         "heads", "layer", "Class and box head", lines, ("class_logits", "box_deltas"), _keys(layers)
     )
+    _detections(found, structure)
+
+
+def _detections(found: Contents, structure: Structure) -> None:
+    """Add the steps from class scores to detections, each by itself and as one box."""
+    config = structure.config.box
     pairs = structure.shapes["detections_before_nms"][1]
     kept = structure.shapes["detections"][1]
     choice = "best class" if config.classes_per_roi == "best" else "softmax"
-    found["class_nms"] = Content(
-        "heads",
-        "step",
-        "Decode and NMS",
-        [
-            f"{choice}, score > {number(config.score_threshold)}",
-            f"best {pairs:,} pairs",
-            "RoI + deltas, clip",
-            f"IoU > {number(config.nms_threshold)} per class",
-            f"keep the best {kept:,}",
-        ],
-        (
-            "candidate_rois",
-            "candidate_labels",
-            "candidate_scores",
-            "detections_before_nms",
-            "candidates_kept",
-            "detection_places",
-        ),
-    )
+    scores = [f"{choice}, score > {number(config.score_threshold)}", f"best {pairs:,} pairs"]
+    stages = ("candidate_rois", "candidate_labels", "candidate_scores")
+    found["candidates"] = Content("heads", "step", "Best (RoI, class)", scores, stages)
+    drop = [f"drop sides < {number(config.min_size)}"] if config.min_size else []
+    decode = ["RoI + deltas", "clip to the image", *drop]
+    found["box_decode"] = Content("heads", "step", "Decode", decode, ("detections_before_nms",))
+    keep = [f"IoU > {number(config.nms_threshold)} per class", f"keep the best {kept:,}"]
+    last = ("candidates_kept", "detection_places")
+    found["class_nms"] = Content("heads", "step", "NMS", keep, last)
+    every = (*stages, "detections_before_nms", *last)
+    found["select"] = Content("heads", "step", "Decode and NMS", [*scores, "RoI + deltas, clip", *keep], every)
     found["detections"] = Content("heads", "tensor", "detections", [f"{kept}×(box, label, score)"], ("detections",))
 
 
@@ -286,7 +286,7 @@ def _mask_head(found: Contents, structure: Structure) -> None:
     count, masks, size = structure.shapes["mask_logits"][:3]
     lines = [f"{config.num_convs} × conv 3×3, {config.channels}"] if config.num_convs else []
     lines += [
-        f"deconv 2×2 ×2, {config.channels}",
+        f"deconv 2×2 (2×), {config.channels}",
         f"conv 1×1 → {masks:,} mask{'s' if masks > 1 else ''}",
         f"{count}×{masks}×{size}×{size}",
         _parameters(layers),
@@ -306,8 +306,8 @@ def _keypoint_head(found: Contents, structure: Structure) -> None:
     count, points, size = structure.shapes["keypoint_logits"][:3]
     lines = [
         f"{config.num_convs} × conv 3×3, {config.channels}",
-        f"deconv 4×4 ×2 → {points}",
-        "bilinear ×2",
+        f"deconv 4×4 (2×) → {points}",
+        "bilinear (2×)",
         f"{count}×{points}×{size}×{size}",
         _parameters(layers),
     ]

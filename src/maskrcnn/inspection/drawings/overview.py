@@ -5,85 +5,93 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskrcnn.errors import counted
-from maskrcnn.inspection.drawings.pictograms import HEIGHT, pictogram
-from maskrcnn.inspection.drawings.place import MARGIN, finish, heading, label, link, put
+from maskrcnn.inspection.drawings.pictograms import HEIGHT, SCALE, pictogram
+from maskrcnn.inspection.drawings.place import (
+    LEGEND,
+    MARGIN,
+    heading,
+    label,
+    legend,
+    link,
+    put,
+    same_height,
+    same_width,
+)
 from maskrcnn.inspection.drawings.sheet import Arrow, Box, Sheet
+from maskrcnn.inspection.drawings.text import width
 from maskrcnn.inspection.drawings.words import facts, millions, sizes
 from maskrcnn.inspection.parts import PARTS
 from maskrcnn.inspection.structure import Structure
 from maskrcnn.weights.importing import described
 
-SIZE = 14.0
+SIZE = 17.0
 SLIDE = 16 / 9
-LABEL = 13.0
-LEAST = 196.0
+LABEL, LEAST_TEXT = 15.0, 13.0
+LEAST = 214.0
 """Width of the four parts, at least."""
 
 
 def parts(structure: Structure) -> Sheet:
     """Return the sheet of a network."""
     sheet = Sheet("parts", described(structure.config), facts(structure))
-    top = heading(sheet, 26)
+    top = heading(sheet, 28)
     boxes = _boxes(structure)
     sheet.boxes += boxes.values()
     image, backbone, rpn, roi_align, heads, found = boxes.values()
-    height = max(box.h for box in boxes.values())
-    for box in (backbone, roi_align, heads, rpn):
-        box.w, box.h = max(box.w, LEAST), height
-    upper = top + 10 + height / 2
-    lower = upper + height + 74
-    features = _features(structure)
-    crops = _crops(structure)
-    gaps = [58.0, max(150.0, _wide(features) + 44), max(70.0, _wide(crops) + 34), 58.0]
-    x = MARGIN + 14
+    same_width([backbone, rpn, roi_align, heads], LEAST)
+    same_height([backbone, rpn, roi_align, heads])
+    features, crops = _features(structure), _crops(structure)
+    gaps = [46.0, max(150.0, _wide(features) + 40), max(70.0, _wide(crops) + 32), 46.0]
+    x = MARGIN + 12
     for box, gap in zip((image, backbone, roi_align, heads, found), [*gaps, 0.0], strict=True):
         box.x = x
-        put(box, y=lower)
         x = box.right + gap
+    config = structure.config
+    again = config.masks or bool(config.keypoint_names)
+    loop = 66.0 if again else 0.0
+    right = max(found.right + MARGIN + 12, *(line.extent[2] + MARGIN for line in sheet.all_text()))
+    sheet.width, sheet.height = right, max(right / SLIDE, top + 2 * rpn.h + 60 + loop + 2 * MARGIN)
+    sheet.width = sheet.height * SLIDE
+    for box in boxes.values():
+        box.x += (sheet.width - right) / 2
+    free = sheet.height - top - 2 * rpn.h - loop
+    upper = top + 0.2 * free + rpn.h / 2
+    lower = upper + rpn.h + 0.42 * free
+    for box in (image, backbone, roi_align, heads, found):
+        put(box, y=lower)
     put(rpn, (backbone.right + roi_align.left) / 2, upper)
+    _arrows(sheet, structure, features, crops)
+    legend(sheet, sheet.height - MARGIN - LEGEND, sheet.width - MARGIN, ("tensor",), size=LEAST_TEXT)
+    for box in boxes.values():
+        sheet.shapes += pictogram(box, structure)
+    return sheet
+
+
+def _arrows(sheet: Sheet, structure: Structure, features: Sequence[str], crops: Sequence[str]) -> None:
+    keys = ("input", "backbone", "rpn", "roi_align", "heads", "output")
+    image, backbone, rpn, roi_align, heads, found = (sheet[key] for key in keys)
     link(sheet, image, "right", backbone, "left")
     _say(link(sheet, backbone, "right", roi_align, "left"), features)
     up = link(sheet, backbone, "top", rpn, "left")
     names = list(structure.strides)
-    label(
-        up,
-        ["features", f"{names[0]} … {names[-1]}" if len(names) > 1 else names[0]],
-        backbone.middle[0] - 10,
-        upper + 40,
-        LABEL,
-        "end",
-    )
+    said = ["features", f"{names[0]} … {names[-1]}" if len(names) > 1 else names[0]]
+    label(up, said, backbone.middle[0] - 10, rpn.middle[1] + 46, LABEL, "end")
     down = link(sheet, rpn, "right", roi_align, "top")
     kept = structure.shapes["proposals"][1]
-    label(down, [f"{kept} proposals", f"{kept}×4"], roi_align.middle[0] + 10, upper + 40, LABEL, "start")
+    label(down, [counted(kept, "proposal"), f"{kept}×4"], roi_align.middle[0] + 10, rpn.middle[1] + 46, LABEL, "start")
     _say(link(sheet, roi_align, "right", heads, "left"), crops)
     link(sheet, heads, "right", found, "left")
-    bottom = roi_align.bottom
     config = structure.config
-    if config.masks or config.keypoint_names:
-        back = link(sheet, heads, "bottom", roi_align, "bottom", via=[roi_align.bottom + 34])
-        what = " and ".join(["masks"] * config.masks + ["keypoints"] * bool(config.keypoint_names))
-        count = structure.shapes["detections"][1]
-        words = f"{counted(count, 'detection')}, to be cut out again for {what}"
-        label(back, [words], (roi_align.middle[0] + heads.middle[0]) / 2, roi_align.bottom + 56, LABEL)
-        bottom += 62
-    for box in boxes.values():
-        sheet.shapes += pictogram(box, structure)
-    return _on_a_slide(finish(sheet, found.right + 14, bottom))
-
-
-def _on_a_slide(sheet: Sheet) -> Sheet:
-    """Give the sheet the proportions of a slide; what is drawn moves to the middle."""
-    if sheet.width < sheet.height * SLIDE:
-        sheet.width = sheet.height * SLIDE
-    else:
-        sheet.height = sheet.width / SLIDE
-    return sheet
+    what = " and ".join(["masks"] * config.masks + ["keypoints"] * bool(config.keypoint_names))
+    if what:
+        back = link(sheet, heads, "bottom", roi_align, "bottom", via=[roi_align.bottom + 36])
+        words = f"{counted(structure.shapes['detections'][1], 'detection')}, cut out again for {what}"
+        label(back, [words], (roi_align.middle[0] + heads.middle[0]) / 2, roi_align.bottom + 60, LABEL)
 
 
 def _boxes(structure: Structure) -> dict[str, Box]:
     config = structure.config
-    height, width = structure.input_size
+    high, wide = structure.input_size
     weights = {part: f"{millions(count)} parameters" for part, count in structure.parameters.items()}
     total = sum(structure.level_anchors.values())
     found = structure.shapes["detections"][1]
@@ -101,10 +109,10 @@ def _boxes(structure: Structure) -> dict[str, Box]:
     results = ["masks"] * config.masks + ["keypoints"] * bool(config.keypoint_names)
     layers = {part: tuple(k for k, la in structure.layers.items() if la.part == part) for part in PARTS}
     made = [
-        Box("input", "input", "Image", (f"3×{height}×{width}",), "tensor", ("image", "image_meta")),
+        Box("input", "input", "Image", (f"3×{high}×{wide}",), "tensor", ("image", "image_meta")),
         Box("backbone", "backbone", "1 Backbone", (name, weights["backbone"]), "layer", maps, layers["backbone"]),
         Box("rpn", "rpn", "2 RPN", (f"{total:,} anchors", weights["rpn"]), "layer", proposing, layers["rpn"]),
-        Box("roi_align", "roi_align", f"3 {method}", (f"crops of {unique}", "no parameters"), "layer", cut),
+        Box("roi_align", "roi_align", f"3 {method}", (unique + " crops", "no parameters"), "layer", cut),
         Box("heads", "heads", "4 Heads", (" · ".join(what), weights["heads"]), "layer", answers, layers["heads"]),
         Box(
             "output",
@@ -119,9 +127,9 @@ def _boxes(structure: Structure) -> dict[str, Box]:
 
 
 def _large(box: Box) -> Box:
-    box.size, box.top = SIZE, HEIGHT + 18
+    box.size, box.top = SIZE, SCALE * HEIGHT + 20
     box.w, box.h = box.needs()
-    box.w, box.h = box.w + 14, box.h + 10
+    box.w, box.h = box.w + 8, box.h + 10
     return box
 
 
@@ -138,8 +146,6 @@ def _crops(structure: Structure) -> list[str]:
 
 
 def _wide(lines: Sequence[str]) -> float:
-    from maskrcnn.inspection.drawings.text import width
-
     return max(width(line, LABEL) for line in lines)
 
 

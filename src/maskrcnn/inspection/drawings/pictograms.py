@@ -8,8 +8,9 @@ from maskrcnn.inspection.drawings.sheet import Box, Point, Shape
 from maskrcnn.inspection.parts import PartName
 from maskrcnn.inspection.structure import Structure
 
+SCALE = 1.2
 HEIGHT = 92.0
-"""Of a pictogram; it is at most `WIDTH` wide."""
+"""Of a pictogram, before it is scaled; it is at most `WIDTH` wide."""
 WIDTH = 150.0
 
 
@@ -23,7 +24,13 @@ def pictogram(box: Box, structure: Structure) -> list[Shape]:
         "heads": _heads,
         "output": _found,
     }
-    return draw[box.key](box.middle[0], box.y + 16, structure)
+    x, y = box.middle[0], box.y + 18
+    shapes = draw[box.key](x, y, structure)
+
+    def scaled(point: Point) -> Point:
+        return x + SCALE * (point[0] - x), y + SCALE * (point[1] - y)
+
+    return [s._replace(points=tuple(map(scaled, s.points)), thick=SCALE * s.thick, box=box.key) for s in shapes]
 
 
 def _rect(part: PartName, x: float, y: float, w: float, h: float, fill: str = "none", thick: float = 1.3) -> Shape:

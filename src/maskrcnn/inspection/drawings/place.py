@@ -24,10 +24,10 @@ from maskrcnn.inspection.drawings.text import width
 from maskrcnn.inspection.parts import PARTS, PartName
 
 Side = Literal["left", "right", "top", "bottom"]
-MARGIN = 26.0
-FRAME = 12.0
+MARGIN = 22.0
+FRAME = 11.0
 """From a frame to the boxes inside."""
-HEADING = 28.0
+HEADING = 27.0
 """From the top of a frame to the boxes inside, its title between."""
 LEGEND = 20.0
 """Height of the legend."""
@@ -197,27 +197,33 @@ _KINDS: dict[Kind, str] = {
 }
 
 
-def legend(sheet: Sheet, y: float, kinds: Sequence[Kind], notes: Sequence[str] = (), size: float = 12.0) -> None:
-    """Add a line with the colours of the parts that are on the sheet, the kinds of boxes, and abbreviations."""
+def legend(
+    sheet: Sheet, y: float, right: float, kinds: Sequence[Kind], notes: Sequence[str] = (), size: float = 12.0
+) -> float:
+    """Add the colours of the parts that are on the sheet, the kinds of boxes, and abbreviations; return the lower end.
+
+    It takes another line where it would pass `right`.
+    """
     there = {box.part for box in sheet.boxes}
-    entries: list[tuple[PartName, Kind | Literal["mark", "frame"], str]] = [
-        (part.name, "frame", f"{part.number} {part.title}".strip())
+    papers = sheet.key == "parts"
+    entries: list[tuple[PartName, Kind | Literal["frame", "note"], str]] = [
+        (part.name, "frame", f"{part.number} {part.paper}" if papers else f"{part.number} {part.title}")
         for part in PARTS.values()
         if part.name in there and part.number
     ]
     entries += [("input", kind, _KINDS[kind]) for kind in kinds]
-    if any(box.mark for box in sheet.boxes):
-        entries.append(("input", "mark", "differs, or is on one side only"))
-    x, high = MARGIN, 12.0
+    entries += [("input", "note", words) for words in notes]
+    x, high = MARGIN, size
     for part, kind, words in entries:
-        sheet.legend.append(Swatch(part, kind, x, y + (LEGEND - high) / 2, 20, high))
-        sheet.texts.append(TextLine(words, x + 26, y + LEGEND / 2 + 0.36 * size, size, False, "start", "muted"))
-        x += 26 + width(words, size) + 18
-    line = y + LEGEND / 2 + 0.36 * size
-    for words in notes:
-        sheet.texts.append(TextLine(words, x, line, size, False, "start", "muted"))
-        x += width(words, size) + 18
-    sheet.width = max(sheet.width, x - 18 + MARGIN)
+        needed = width(words, size) + (0 if kind == "note" else 26)
+        if x > MARGIN and x + needed > right:
+            x, y = MARGIN, y + LEGEND
+        if kind != "note":
+            sheet.legend.append(Swatch(part, kind, x, y + (LEGEND - high) / 2, 20, high))
+        left, baseline = x + needed - width(words, size), y + LEGEND / 2 + 0.36 * size
+        sheet.texts.append(TextLine(words, left, baseline, size, False, "start", "muted"))
+        x += needed + 18
+    return y + LEGEND
 
 
 def finish(sheet: Sheet, right: float, bottom: float) -> Sheet:
@@ -232,4 +238,4 @@ def heading(sheet: Sheet, size: float = 21.0) -> float:
     """Write title and subtitle at the top; return the y where the drawing may begin."""
     y = text_block(sheet, [sheet.title], MARGIN, MARGIN - 8, size, bold=True, tone="ink")
     y = text_block(sheet, [sheet.subtitle], MARGIN, y, max(12.0, size * 0.6))
-    return y + 14
+    return y + 10

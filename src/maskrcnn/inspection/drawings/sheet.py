@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from maskrcnn.config import Config
 from maskrcnn.inspection.drawings.text import width
 from maskrcnn.inspection.parts import PartName
 
@@ -25,8 +24,8 @@ LINE = 1.32
 """Distance of lines of text, in font sizes."""
 TITLE = 1.12
 """Size of a box's title, in sizes of its lines."""
-PADDING = (9.0, 7.0)
-"""Free space in a box at the left and right, and at the top and bottom."""
+PADDING = (0.68, 0.5)
+"""Free space in a box at the left and right, and at the top and bottom, in sizes of its lines."""
 ASCENT, MIDDLE = 0.93, 0.34
 """From the top of a line, and from its middle, down to its baseline, in font sizes."""
 
@@ -91,10 +90,8 @@ class Box:
             return side, side
         title = self.size * TITLE
         widths = [width(self.title, title, bold=True), *(width(line, self.size) for line in self.lines)]
-        if self.mark:  # differing lines are bold
-            widths += [width(line, self.size, bold=True) for line in self.lines]
         high = title * LINE + len(self.lines) * self.size * LINE
-        return max(widths) + 2 * PADDING[0], high + 2 * PADDING[1] + self.top
+        return max(widths) + 2 * PADDING[0] * self.size, high + 2 * PADDING[1] * self.size + self.top
 
     def text(self) -> list[TextLine]:
         """Return the title and the lines with their places, centred."""
@@ -104,14 +101,11 @@ class Box:
             size = 1.5 * self.size
             return [TextLine(self.title, middle, self.y + self.h / 2 + MIDDLE * size, size, True, part=self.part)]
         _, needed = self.needs()
-        y = self.y + (self.h - needed) / 2 + PADDING[1] + self.top
+        y = self.y + (self.h - needed) / 2 + PADDING[1] * self.size + self.top
         places = [TextLine(self.title, middle, y + ASCENT * title, title, True, tone=self._tone(-1, "part"))]
         y += title * LINE
         for number, line in enumerate(self.lines):
-            differs = number in self.marked
-            places.append(
-                TextLine(line, middle, y + ASCENT * self.size, self.size, differs, tone=self._tone(number, "ink"))
-            )
+            places.append(TextLine(line, middle, y + ASCENT * self.size, self.size, tone=self._tone(number, "ink")))
             y += self.size * LINE
         return [place._replace(part=self.part) for place in places]
 
@@ -147,7 +141,6 @@ class Arrow:
     target: str
     points: list[Point]
     labels: list[TextLine] = field(default_factory=list)
-    mark: Mark = ""
 
 
 @dataclass
@@ -200,6 +193,8 @@ class Shape(NamedTuple):
     """Two opposite corners, or the points of a line."""
     fill: Literal["none", "pale", "ink", "paper"] = "none"
     thick: float = 1.3
+    box: str = ""
+    """Key of the box that it stands in."""
 
 
 @dataclass
@@ -247,5 +242,4 @@ class Drawing:
     level: Level
     name: str
     """Of files that the drawing is saved in, without a suffix."""
-    config: Config
     sheets: list[Sheet]

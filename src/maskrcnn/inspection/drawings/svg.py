@@ -98,7 +98,8 @@ class _Writer:
         words = quoteattr(". ".join((box.title, *box.lines)))
         return (
             f'<g class="box" data-key={quoteattr(box.key)} data-part="{box.part}" data-kind="{box.kind}" '
-            f'data-stages={quoteattr(" ".join(box.stages))} tabindex="0" role="button" aria-label={words}>{inner}</g>'
+            f"data-stages={quoteattr(' '.join(box.stages))} data-layers={quoteattr(' '.join(box.layers))} "
+            f'tabindex="0" role="button" aria-label={words}>{inner}</g>'
         )
 
     def outline(self, box: Box) -> str:
@@ -116,7 +117,9 @@ class _Writer:
 
     def group(self, group: Group) -> str:
         ink = f"{group.part}-ink"
-        if group.parent:
+        if group.mark:
+            rest = f'stroke-width="2" stroke-dasharray="2 3" {self.paint("none", "mark")}'
+        elif group.parent:
             rest = f'stroke-width="1.1" stroke-dasharray="2 3" {self.paint("none", ink)}'
         else:
             rest = f'fill-opacity="0.35" stroke-opacity="0.55" stroke-width="1" {self.paint(f"{group.part}-fill", ink)}'
@@ -124,16 +127,14 @@ class _Writer:
         return f"<g>{self.rect(group.x, group.y, group.w, group.h, 9, rest)}{texts}</g>"
 
     def arrows(self) -> list[str]:
-        """Return all arrows of a tone as one path, so that where lines run together they look like one."""
-        found = []
-        for mark, tone in ((False, "line"), (True, "mark")):
-            some = [arrow.points for arrow in self.sheet.arrows if bool(arrow.mark) is mark]
-            if some:
-                way = "".join(_path(points) for points in some)
-                found.append(f'<path d="{way}" stroke-width="1.5" {self.paint("none", tone)}/>')
-                tips = dict.fromkeys("M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in head(p)) + "Z" for p in some)
-                found.append(f'<path d="{"".join(tips)}" {self.paint(tone)}/>')
-        return found
+        """Return all arrows as one path, so that where lines run together they look like one."""
+        some = [arrow.points for arrow in self.sheet.arrows]
+        way = "".join(_path(points) for points in some)
+        tips = dict.fromkeys("M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in head(p)) + "Z" for p in some)
+        return [
+            f'<path d="{way}" stroke-width="1.5" {self.paint("none", "line")}/>',
+            f'<path d="{"".join(tips)}" {self.paint("line")}/>',
+        ]
 
     def swatch(self, swatch: Swatch) -> str:
         x, y, w, h = swatch.x, swatch.y, swatch.w, swatch.h
@@ -174,18 +175,26 @@ def head(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def _path(points: Sequence[Point]) -> str:
-    """Return the line of an arrow up to its head, its corners rounded."""
-    (x0, y0), (x1, y1) = points[-2], points[-1]
-    far = abs(x1 - x0) + abs(y1 - y0)
-    end = (x1 - HEAD[0] * 0.8 * (x1 - x0) / far, y1 - HEAD[0] * 0.8 * (y1 - y0) / far)
-    points = [*points[:-1], end]
-    path = f"M{_n(points[0][0])} {_n(points[0][1])}"
+def bends(points: Sequence[Point]) -> list[tuple[Point, Point, Point]]:
+    """Return for every bend of an arrow where it begins, its corner and where it ends."""
+    found = []
     for before, corner, behind in zip(points, points[1:], points[2:], strict=False):
         radius = min(BEND, _apart(before, corner) / 2, _apart(corner, behind) / 2)
-        a, b = _towards(corner, before, radius), _towards(corner, behind, radius)
-        path += f"L{_n(a[0])} {_n(a[1])}Q{_n(corner[0])} {_n(corner[1])} {_n(b[0])} {_n(b[1])}"
-    return path + f"L{_n(end[0])} {_n(end[1])}"
+        found.append((_towards(corner, before, radius), corner, _towards(corner, behind, radius)))
+    return found
+
+
+def shaft(points: Sequence[Point]) -> list[Point]:
+    """Return the line of an arrow up to its head."""
+    return [*points[:-1], _towards(points[-1], points[-2], 0.8 * HEAD[0])]
+
+
+def _path(points: Sequence[Point]) -> str:
+    line = shaft(points)
+    path = f"M{_n(line[0][0])} {_n(line[0][1])}"
+    for begin, corner, end in bends(line):
+        path += f"L{_n(begin[0])} {_n(begin[1])}Q{_n(corner[0])} {_n(corner[1])} {_n(end[0])} {_n(end[1])}"
+    return path + f"L{_n(line[-1][0])} {_n(line[-1][1])}"
 
 
 def _apart(a: Point, b: Point) -> float:

@@ -76,11 +76,13 @@ def operation(layer: Layer) -> str:
         >>> operation(Layer("a", "a", "backbone", "conv", (), (1, 3, 8, 8), (1, 4, 4, 4), kernel=3, stride=2))
         'conv 3×3 /2'
     """
+    if layer.kind == "upsample":
+        return f"upsample {layer.out_shape[-1] / layer.in_shape[-1]:.2g}×"
     kind = _KINDS.get(layer.kind, layer.kind)
     if layer.kernel:
         kind += f" {layer.kernel}×{layer.kernel}"
     if layer.stride > 1:
-        kind += f" ×{layer.stride}" if layer.kind == "deconv" else f" /{layer.stride}"
+        kind += f" ({layer.stride}×)" if layer.kind == "deconv" else f" /{layer.stride}"
     return kind
 
 
