@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maskrcnn.inspection.drawings.comparing import compare, differing
-from maskrcnn.inspection.drawings.drawing import FORMATS, LEVELS, draw, save, text
+from maskrcnn.inspection.drawings.drawing import FORMATS, LEVELS, draw, draw_structure, save, text
 from maskrcnn.inspection.drawings.sheet import Arrow, Box, Drawing, Group, Level, Sheet
 from maskrcnn.inspection.drawings.svg import svg
 
@@ -19,6 +19,7 @@ __all__ = [
     "compare",
     "differing",
     "draw",
+    "draw_structure",
     "save",
     "svg",
     "text",

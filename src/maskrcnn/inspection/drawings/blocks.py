@@ -93,7 +93,11 @@ class _Layout:
         _taper(self.maps)
         same_height(self.maps)
         p6 = words.box("p6") if pyramid else None
-        y = self.top + HEADING + (p6.h + self.level if p6 else 0)
+        y = self.top + HEADING
+        if p6:
+            y += p6.h + self.level
+        else:  # the one map is at the height of the RPN
+            y += max(0.0, (words.box("rpn_head").h - self.maps[0].h) / 2)
         middle = MARGIN + FRAME + max(box.w for box in self.maps) / 2
         for box in self.maps:
             put(box, middle)

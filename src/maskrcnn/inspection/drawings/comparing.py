@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,35 +69,33 @@ def compare(
 
 
 def differing(a: Config, b: Config) -> dict[str, tuple[str, str]]:
-    """Return the dotted fields in which two configurations differ, with both values in short; – for none.
+    """Return the dotted fields in which two configurations differ, with both values in short.
+
+    Of two kinds of backbone, fields that one alone has are left out.
 
     Example:
         >>> config = Config.preset(class_names=["cat"])
         >>> differing(config, config.replace({"rpn.nms_threshold": 0.6}))
         {'rpn.nms_threshold': ('0.7', '0.6')}
     """
-    one, other = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
-    keys = [*one, *(key for key in other if key not in one)]
-    return {
-        key: (_short(one.get(key, "–")), _short(other.get(key, "–")))
-        for key in keys
-        if one.get(key, "–") != other.get(key, "–")
-    }
+    return dict(_differences(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{key}.")
-        else:
-            found[before + key] = value
-    return found
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], before: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the fields that differ; of sections of two kinds, those alone that both have."""
+    for key in (key for key in a if key in b):
+        one, other = a[key], b[key]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{before}{key}.")
+        elif one != other:
+            yield before + key, (_short(one), _short(other))
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
     if isinstance(value, list):
         words = f"[{', '.join(map(_short, value))}]"
         return words if len(words) <= LONGEST else f"{len(value)}: {words[: LONGEST - 6]}…"
@@ -171,7 +169,7 @@ def _list(sheet: Sheet, fields: Mapping[str, tuple[str, str]], y: float) -> floa
     sheet.texts.append(TextLine(title, MARGIN, y + ASCENT * (SIZE + 1), SIZE + 1, True, "start", "ink"))
     if any(box.mark for box in sheet.boxes):
         x = MARGIN + width(title, SIZE + 1, bold=True) + 40
-        sheet.legend.append(Swatch("input", "mark", x, y + 3, 22, 13))
+        sheet.legend.append(Swatch("input", "mark", x, y + 3, 22.0, 13.0))
         words = "box that differs, or that one side alone has; lines that differ are underlined"
         sheet.texts.append(TextLine(words, x + 30, y + 9.5 + MIDDLE * SIZE, SIZE, False, "start", "muted"))
     y += LEGEND + 8

@@ -191,13 +191,18 @@ def _regions(found: Contents, structure: Structure) -> None:
     for name, boxes, size in crops:
         stages = {"box": ("roi_levels",), "mask": ("mask_roi_levels",), "keypoint": ()}[name]
         key = "roi_levels" if name == "box" else f"{name}_roi_levels"
-        if len(structure.strides) > 1:
+        several = len(structure.strides) > 1
+        if several:
             found[key] = Content("roi_align", "step", f"Level of each {boxes[:-1]}", _level_rule(structure), stages)
         method = {"align": "RoIAlign", "pool": "RoIPool", "crop_and_resize": "Crop and resize"}
         title = f"{method[config.roi_align.method]} {size}×{size}"
         shape = sizes(structure.shapes[f"{name}_features"])
         found[f"{name}_roi_align"] = Content(
-            "roi_align", "step", title, [*_sampling(structure), shape], (f"{name}_features",)
+            "roi_align",
+            "step",
+            title,
+            [*_sampling(structure), shape],
+            (*(() if several else stages), f"{name}_features"),
         )
 
 

@@ -48,10 +48,13 @@ def draw(config: Config, level: Level = "parts", photo: tuple[int, int] | None =
         >>> sheet["p6"].lines[0]
         '256×16×16'
     """
-    if level not in LEVELS:
-        hint = did_you_mean(str(level), [*LEVELS])
-        raise InputError(f"level must be one of {', '.join(LEVELS)}; got {level!r}.{hint}")
-    structure = read_structure(config, photo)
+    checked_level(level)
+    return draw_structure(read_structure(config, photo), level)
+
+
+def draw_structure(structure: Structure, level: Level = "parts") -> Drawing:
+    """Return the drawing of a network whose structure has been read; see `draw`."""
+    checked_level(level)
     return Drawing(level, level, [sheet(structure) for sheet in _SHEETS[level]])
 
 
@@ -119,6 +122,13 @@ def save(drawing: Drawing, path: str | os.PathLike[str], format: str | None = No
             with replacing(file) as new:
                 write_png(sheet, new)
     return files
+
+
+def checked_level(level: str) -> None:
+    """Raise `InputError` if there is no level of this name."""
+    if level not in LEVELS:
+        hint = did_you_mean(str(level), [*LEVELS])
+        raise InputError(f"level must be one of {', '.join(LEVELS)}; got {level!r}.{hint}")
 
 
 def checked_format(format: str) -> str:

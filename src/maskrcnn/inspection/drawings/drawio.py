@@ -12,6 +12,7 @@ from maskrcnn.inspection.drawings.sheet import Arrow, Box, Drawing, Group, Point
 from maskrcnn.inspection.drawings.svg import COLOURS
 
 FONT = "fontFamily=Helvetica;"
+ELLIPSE = "ellipse;shape=ellipse;perimeter=ellipsePerimeter;"
 ROOT = "1"
 """Id of the layer that everything is on."""
 
@@ -76,15 +77,14 @@ class _Page:
 
     def group(self, group: Group) -> None:
         ink, fill = COLOURS[f"{group.part}-ink"], COLOURS[f"{group.part}-fill"]
-        [title, *note] = group.text()
         look = "fillColor=none;dashed=1;dashPattern=2 3;" if group.parent else f"fillColor={fill};fillOpacity=35;"
         stroke = f"strokeColor={COLOURS['mark']};strokeWidth=2;" if group.mark else f"strokeColor={ink};"
         style = (
             f"rounded=1;absoluteArcSize=1;arcSize=18;html=1;whiteSpace=wrap;container=1;collapsible=0;{look}{stroke}"
             f"verticalAlign=top;align=left;spacing=0;spacingLeft=11;spacingTop=4;fontStyle=1;fontColor={ink};"
-            f"fontSize={_n(title.size)};{FONT}"
+            f"fontSize={_n(group.size)};{FONT}"
         )
-        words = " &nbsp; ".join(escape(line.text) for line in (title, *note))
+        words = " &nbsp; ".join(escape(line.text) for line in group.text())
         place = (group.x, group.y, group.w, group.h)
         self.vertex(f"group-{group.key}", words, style, place, f"group-{group.parent}" if group.parent else ROOT)
 
@@ -92,7 +92,7 @@ class _Page:
         fill = COLOURS[f"{box.part}-fill"] if box.kind == "layer" else COLOURS["paper"]
         stroke = "mark" if box.mark else f"{box.part}-ink"
         arc = {"layer": 10.0, "step": 10.0, "tensor": min(box.h, 32.0)}[box.kind]
-        form = "ellipse;" if box.circle else f"rounded=1;absoluteArcSize=1;arcSize={_n(arc)};"
+        form = ELLIPSE if box.circle else f"rounded=1;absoluteArcSize=1;arcSize={_n(arc)};"
         style = (
             f"{form}html=1;whiteSpace=wrap;spacing=0;fillColor={fill};strokeColor={COLOURS[stroke]};"
             f"strokeWidth={2.6 if box.mark else 1.2};{'dashed=1;dashPattern=5 3;' if box.kind == 'step' else ''}"
@@ -125,7 +125,7 @@ class _Page:
         left, top, right, bottom = line.extent
         align = {"start": "left", "middle": "center", "end": "right"}[line.anchor]
         style = (
-            f"text;html=1;whiteSpace=nowrap;align={align};verticalAlign=middle;spacing=0;fontColor={_tone(line)};"
+            f"text;html=1;strokeColor=none;fillColor=none;whiteSpace=nowrap;align={align};verticalAlign=middle;spacing=0;fontColor={_tone(line)};"
             f"fontSize={_n(line.size)};fontStyle={int(line.bold)};{FONT}"
         )
         self.vertex(id, escape(line.text), style, (left, top, right - left, bottom - top))
@@ -144,13 +144,32 @@ class _Page:
         fills = {"none": "none", "pale": COLOURS[f"{shape.part}-fill"], "ink": ink, "paper": COLOURS["paper"]}
         xs, ys = [x for x, _ in shape.points], [y for _, y in shape.points]
         left, top, wide, high = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-        form = {"rect": "rounded=0;", "ellipse": "ellipse;"}.get(shape.form, "")
+        parent = f"box-{shape.box}"
+        if shape.form == "line" and shape.fill == "none":
+            self.line(id, shape, parent)
+            return
+        form = {"rect": "rounded=0;", "ellipse": ELLIPSE}.get(shape.form, "")
         if not form:
-            shares = [[round((x - left) / (wide or 1), 4), round((y - top) / (high or 1), 4)] for x, y in shape.points]
-            closed = int(shape.points[0] == shape.points[-1])
-            form = f"shape=mxgraph.basic.polygon;polyCoords={shares};polyline={1 - closed};".replace(" ", "")
+            shares = [[round((x - left) / wide, 4), round((y - top) / high, 4)] for x, y in shape.points]
+            form = f"shape=mxgraph.basic.polygon;polyCoords={shares};polyline=0;".replace(" ", "")
         style = f"{form}fillColor={fills[shape.fill]};strokeColor={ink};strokeWidth={_n(shape.thick)};"
-        self.vertex(id, "", style, (left, top, wide, high), f"box-{shape.box}")
+        self.vertex(id, "", style, (left, top, wide, high), parent)
+
+    def line(self, id: str, shape: Shape, parent: str) -> None:
+        """Add an open line, which is an edge that joins nothing; its points are counted from the parent's corner."""
+        outer = self.owner(parent)
+        points = [{"x": _n(x - outer.x), "y": _n(y - outer.y)} for x, y in shape.points]
+        style = f"endArrow=none;html=1;strokeColor={COLOURS[f'{shape.part}-ink']};strokeWidth={_n(shape.thick)};"
+        named = {"id": id, "style": style, "edge": "1", "parent": parent}
+        geometry = ET.SubElement(
+            ET.SubElement(self.root, "mxCell", named), "mxGeometry", {"relative": "1", "as": "geometry"}
+        )
+        ET.SubElement(geometry, "mxPoint", {**points[0], "as": "sourcePoint"})
+        ET.SubElement(geometry, "mxPoint", {**points[-1], "as": "targetPoint"})
+        if points[1:-1]:
+            turns = ET.SubElement(geometry, "Array", {"as": "points"})
+            for point in points[1:-1]:
+                ET.SubElement(turns, "mxPoint", point)
 
 
 def _html(line: TextLine, size: float) -> str:

@@ -29,6 +29,11 @@ def mermaid(drawing: Drawing) -> str:
         if several:
             lines.append("  end")
         lines += [f"  class {','.join(ids[b.key] for b in boxes)} {name}" for name, boxes in _classes(sheet).items()]
+        for number, group in enumerate(sheet.groups):
+            part = PARTS[group.part]
+            dashes = ",stroke-dasharray:2 3" if group.parent else ""
+            fill = "none" if group.parent else f"{part.fill}59"
+            lines.append(f"  style f{place}_{number} fill:{fill},stroke:{part.ink},color:{part.ink}{dashes}")
     for part in PARTS.values():
         for kind, look in (("layer", ""), ("step", ",stroke-dasharray:5 3"), ("tensor", "")):
             fill = part.fill if kind == "layer" else "#ffffff"
@@ -71,7 +76,7 @@ def dot(drawing: Drawing) -> str:
         >>> dot(draw(Config.preset(class_names=["cat"]), "parts")).startswith("digraph")
         True
     """
-    lines = ["digraph maskrcnn {", "  rankdir=LR; compound=true; fontname=Helvetica; labelloc=t;"]
+    lines = ["digraph maskrcnn {", '  charset="UTF-8";', "  rankdir=LR; fontname=Helvetica; labelloc=t;"]
     sheet = drawing.sheets[0]
     lines.append(f"  label={_quoted(f'{sheet.title}{chr(10)}{sheet.subtitle}')};")
     lines.append('  node [shape=box, fontname=Helvetica, fontsize=11]; edge [color="#46525f"];')

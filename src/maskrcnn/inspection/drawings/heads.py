@@ -142,7 +142,7 @@ class _Layout:
         """Return the box of a step."""
         return self.words.box(key, SIZE)
 
-    def in_full(self, box: Box, reference: str, rule: RPNConfig | BoxHeadConfig) -> None:
+    def in_full(self, box: Box, rule: RPNConfig | BoxHeadConfig) -> None:
         """Say how deltas become a box."""
         dx, _, dw, _ = weights = rule.delta_weights
         x, w = (f" / {number(value)}" if value != 1 else "" for value in (dx, dw))
@@ -151,8 +151,7 @@ class _Layout:
             lines = [f"deltas / ({', '.join(map(number, weights))})", "x + w · dx, w · exp(dw)"]
         if rule.max_log_scale is not None:
             lines.append(f"dw ≤ {number(rule.max_log_scale)}")
-        box.title = f"Decode: {reference} + deltas"
-        box.lines = (*lines, *box.lines[1:])
+        box.lines = (box.lines[0], *lines, *box.lines[1:])
         box.w, box.h = box.needs()
 
     def features(self) -> list[Box]:
@@ -181,7 +180,7 @@ class _Layout:
         pair = [_level_box(la, layers, several) for la in first if ".convs." not in la.path]
         keys = ("top_k", "rpn_decode", "rpn_clip", "nms", "proposals")
         upper, decode, clip, nms, kept = (self.box(key) for key in keys)
-        self.in_full(decode, "anchor", self.structure.config.rpn)
+        self.in_full(decode, self.structure.config.rpn)
         same_height([decode, clip, nms])
         line = _Line(strips, (pair[0], pair[1]), [decode, clip, nms, kept], upper)
         loop = FRAME if several else 0.0
@@ -269,7 +268,7 @@ class _Layout:
             for box in (logits, deltas):
                 box.w, box.h = box.needs()
             steps = [self.box(key) for key in ("box_decode", "class_nms", "detections")]
-            self.in_full(steps[0], "RoI", structure.config.box)
+            self.in_full(steps[0], structure.config.box)
             lines.append(_Line(strips, (logits, deltas), steps, self.box("candidates")))
             return lines
         layers = of_module(structure, f"{name}_head")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from maskrcnn.config import Config, ResNetConfig
 from maskrcnn.errors import counted
 from maskrcnn.inspection.drawings.pictograms import HEIGHT, SCALE, pictogram
 from maskrcnn.inspection.drawings.place import (
@@ -34,7 +35,7 @@ LEAST = 214.0
 def parts(structure: Structure) -> Sheet:
     """Return the sheet of a network."""
     sheet = Sheet("parts", described(structure.config), facts(structure))
-    top = heading(sheet, 28)
+    top = heading(sheet, 28.0)
     boxes = _boxes(structure)
     sheet.boxes += boxes.values()
     image, backbone, rpn, roi_align, heads, found = boxes.values()
@@ -61,7 +62,7 @@ def parts(structure: Structure) -> Sheet:
         put(box, y=lower)
     put(rpn, (backbone.right + roi_align.left) / 2, upper)
     _arrows(sheet, structure, features, crops)
-    legend(sheet, sheet.height - MARGIN - LEGEND, sheet.width - MARGIN, ("tensor",), size=LEAST_TEXT)
+    legend(sheet, sheet.height - MARGIN - LEGEND, sheet.width - MARGIN, ("tensor",), (), LEAST_TEXT, _papers(config))
     for box in boxes.values():
         sheet.shapes += pictogram(box, structure)
     return sheet
@@ -87,6 +88,19 @@ def _arrows(sheet: Sheet, structure: Structure, features: Sequence[str], crops: 
         back = link(sheet, heads, "bottom", roi_align, "bottom", via=[roi_align.bottom + 36])
         words = f"{counted(structure.shapes['detections'][1], 'detection')}, cut out again for {what}"
         label(back, [words], (roi_align.middle[0] + heads.middle[0]) / 2, roi_align.bottom + 60, LABEL)
+
+
+def _papers(config: Config) -> dict[str, str]:
+    """Return where each part of this network was published."""
+    papers = {name: part.paper for name, part in PARTS.items()}
+    backbone = config.backbone
+    body = "Simonyan and Zisserman 2014"
+    if isinstance(backbone, ResNetConfig):
+        body = "Xie et al. 2016" if backbone.groups > 1 else "He et al. 2015"
+    papers["backbone"] = body + ("; Lin et al. 2016" if config.fpn else "")
+    if config.roi_align.method == "pool":
+        papers["roi_align"] = "Girshick 2015, section 2.1"
+    return papers
 
 
 def _boxes(structure: Structure) -> dict[str, Box]:

@@ -52,12 +52,12 @@ def _scene(part: PartName, x: float, y: float, w: float, h: float) -> list[Shape
     return [
         _rect(part, x, y, w, h, "paper", 1.6),
         _line(part, *hills),
-        _dot(part, x + 0.17 * w, y + 0.2 * h, 5, "none"),
+        _dot(part, x + 0.17 * w, y + 0.2 * h, 5.0, "none"),
     ]
 
 
 def _photo(middle: float, y: float, structure: Structure) -> list[Shape]:
-    return _scene("input", middle - 48, y + 10, 96, 72)
+    return _scene("input", middle - 48, y + 10, 96.0, 72.0)
 
 
 def _backbone(middle: float, y: float, structure: Structure) -> list[Shape]:
@@ -66,7 +66,7 @@ def _backbone(middle: float, y: float, structure: Structure) -> list[Shape]:
     names = [name for name in ("c5", "c4", "c3", "c2", "c1") if name in structure.shapes]
     pitch, high = HEIGHT / len(names), 11.0
     shapes: list[Shape] = []
-    left = middle - (40 if pyramid else 0)
+    left = middle - (40.0 if pyramid else 0.0)
     for place in range(len(names)):
         wide, top = 22.0 + 13 * place, y + place * pitch + (pitch - high) / 2
         shapes.append(_rect("backbone", left - wide / 2, top, wide, high, "paper"))
@@ -142,12 +142,12 @@ def _heads(middle: float, y: float, structure: Structure) -> list[Shape]:
     xs = [middle + (k - (count - 1) / 2) * pitch for k in range(count)]
     top = y + 12
     shapes = [
-        _rect("heads", xs[0] - 15, top + 6 + 18 * k, long, 10, "ink" if k == 1 else "paper")
+        _rect("heads", xs[0] - 15, top + 6 + 18 * k, long, 10.0, "ink" if k == 1 else "paper")
         for k, long in enumerate((12.0, 30.0, 8.0))
     ]
-    shapes += [_rect("heads", xs[1] - 16, top, 32, 66, thick=2.2), *_figure("heads", xs[1], top + 7, 23, "paper")]
+    shapes += [_rect("heads", xs[1] - 16, top, 32.0, 66.0, thick=2.2), *_figure("heads", xs[1], top + 7, 23.0, "paper")]
     if config.masks:
-        shapes += _figure("heads", xs[2], top + 7, 23, "ink")
+        shapes += _figure("heads", xs[2], top + 7, 23.0, "ink")
     if config.keypoint_names:
         x, scale = xs[-1], 23.0
         joints = [(0.0, 0.36), (-0.4, 1.1), (0.4, 1.1), (-0.3, 2.2), (0.3, 2.2)]
@@ -159,7 +159,7 @@ def _heads(middle: float, y: float, structure: Structure) -> list[Shape]:
 
 def _found(middle: float, y: float, structure: Structure) -> list[Shape]:
     """Return the photo with what was found."""
-    shapes = _scene("output", middle - 48, y + 10, 96, 72)
+    shapes = _scene("output", middle - 48, y + 10, 96.0, 72.0)
     masks = structure.config.masks
     for x, top, scale in ((middle - 14, y + 32, 17.0), (middle + 24, y + 40, 14.0)):
         if masks:

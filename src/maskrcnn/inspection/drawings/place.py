@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -198,16 +198,22 @@ _KINDS: dict[Kind, str] = {
 
 
 def legend(
-    sheet: Sheet, y: float, right: float, kinds: Sequence[Kind], notes: Sequence[str] = (), size: float = 12.0
+    sheet: Sheet,
+    y: float,
+    right: float,
+    kinds: Sequence[Kind],
+    notes: Sequence[str] = (),
+    size: float = 12.0,
+    parts: Mapping[str, str] | None = None,
 ) -> float:
     """Add the colours of the parts that are on the sheet, the kinds of boxes, and abbreviations; return the lower end.
 
-    It takes another line where it would pass `right`.
+    It takes another line where it would pass `right`. `parts` is what to say of each part, by default its name.
     """
     there = {box.part for box in sheet.boxes}
-    papers = sheet.key == "parts"
+    said = parts or {name: part.title for name, part in PARTS.items()}
     entries: list[tuple[PartName, Kind | Literal["frame", "note"], str]] = [
-        (part.name, "frame", f"{part.number} {part.paper}" if papers else f"{part.number} {part.title}")
+        (part.name, "frame", f"{part.number} {said[part.name]}")
         for part in PARTS.values()
         if part.name in there and part.number
     ]
@@ -219,7 +225,7 @@ def legend(
         if x > MARGIN and x + needed > right:
             x, y = MARGIN, y + LEGEND
         if kind != "note":
-            sheet.legend.append(Swatch(part, kind, x, y + (LEGEND - high) / 2, 20, high))
+            sheet.legend.append(Swatch(part, kind, x, y + (LEGEND - high) / 2, 20.0, high))
         left, baseline = x + needed - width(words, size), y + LEGEND / 2 + 0.36 * size
         sheet.texts.append(TextLine(words, left, baseline, size, False, "start", "muted"))
         x += needed + 18

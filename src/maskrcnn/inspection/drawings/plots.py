@@ -165,7 +165,7 @@ class _Plot:
         fill = f"{swatch.part}-fill" if swatch.kind in ("frame", "layer") else "none"
         stroke, wide = ("mark", 2.6) if swatch.kind == "mark" else (f"{swatch.part}-ink", 1.0)
         radius = swatch.h / 2 if swatch.kind == "tensor" else 2.5
-        style = {"linestyle": self.dashes(4, 2)} if swatch.kind == "step" else {}
+        style = {"linestyle": self.dashes(4.0, 2.0)} if swatch.kind == "step" else {}
         self.rect(swatch.x, swatch.y, swatch.w, swatch.h, radius, fill, stroke, wide, **style)
 
     def shape(self, shape: Shape) -> None:

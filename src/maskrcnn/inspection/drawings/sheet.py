@@ -163,14 +163,17 @@ class Group:
     mark: Mark = ""
 
     def text(self) -> list[TextLine]:
-        """Return the title and the note with their places."""
-        size = 13.0 if not self.parent else 11.5
-        y = self.y + 6 + ASCENT * size
-        lines = [TextLine(self.title, self.x + 11, y, size, True, "start", "part", self.part)]
-        if self.note:
-            tone: Tone = "mark" if self.mark == "differs" else "part" if self.parent else "muted"
-            lines.append(TextLine(self.note, self.x + self.w - 11, y, size, bool(self.parent), "end", tone, self.part))
-        return lines
+        """Return the title and the note with their places; none where there is none."""
+        y = self.y + 6 + ASCENT * self.size
+        tone: Tone = "mark" if self.mark == "differs" else "part"
+        title = TextLine(self.title, self.x + 11, y, self.size, True, "start", "part", self.part)
+        note = TextLine(self.note, self.x + self.w - 11, y, self.size, True, "end", tone, self.part)
+        return [line for line in (title, note) if line.text]
+
+    @property
+    def size(self) -> float:
+        """Font size of the title."""
+        return 11.5 if self.parent else 13.0
 
 
 class Swatch(NamedTuple):

@@ -124,7 +124,7 @@ class _Writer:
         else:
             rest = f'fill-opacity="0.35" stroke-opacity="0.55" stroke-width="1" {self.paint(f"{group.part}-fill", ink)}'
         texts = "".join(self.text(line) for line in group.text())
-        return f"<g>{self.rect(group.x, group.y, group.w, group.h, 9, rest)}{texts}</g>"
+        return f"<g>{self.rect(group.x, group.y, group.w, group.h, 9.0, rest)}{texts}</g>"
 
     def arrows(self) -> list[str]:
         """Return all arrows as one path, so that where lines run together they look like one."""
@@ -139,9 +139,9 @@ class _Writer:
     def swatch(self, swatch: Swatch) -> str:
         x, y, w, h = swatch.x, swatch.y, swatch.w, swatch.h
         if swatch.kind == "frame":
-            return self.rect(x, y, w, h, 3, self.paint(f"{swatch.part}-fill", f"{swatch.part}-ink"))
+            return self.rect(x, y, w, h, 3.0, self.paint(f"{swatch.part}-fill", f"{swatch.part}-ink"))
         if swatch.kind == "mark":
-            return self.rect(x, y, w, h, 3, f'stroke-width="2.6" {self.paint("none", "mark")}')
+            return self.rect(x, y, w, h, 3.0, f'stroke-width="2.6" {self.paint("none", "mark")}')
         radius = {"layer": 2.0, "step": 2.0, "tensor": h / 2}[swatch.kind]
         dashes = 'stroke-dasharray="4 2" ' if swatch.kind == "step" else ""
         fill = "input-fill" if swatch.kind == "layer" else "none"

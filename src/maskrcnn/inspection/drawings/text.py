@@ -5,6 +5,8 @@ The advance widths are those of DejaVu Sans 2.37 and its bold, in thousandths of
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _CHARACTERS = (
     " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]"
     "^_`abcdefghijklmnopqrstuvwxyz{|}~×·–—…→←↑↓²³½−≥≤√⌊⌋⌈⌉∞±°’“”≈∈↻"
@@ -32,6 +34,7 @@ _OTHER = 1.1
 """Em of a character that the tables lack; those of Chinese, the widest usual ones, are 1."""
 
 
+@lru_cache(maxsize=4096)
 def width(text: str, size: float, bold: bool = False) -> float:
     """Return how wide a line of text is at most, in the unit of `size`.
 

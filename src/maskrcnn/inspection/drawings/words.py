@@ -44,8 +44,8 @@ def listed(values: Sequence[float], most: int = 6) -> str:
     """Return numbers with commas; of many, the first and the last.
 
     Example:
-        >>> listed((0.5, 1.0, 2.0)), listed(range(1, 20))
-        ('0.5, 1, 2', '1, 2 … 19')
+        >>> listed((0.5, 1.0, 2.0)), listed([8.0 * k for k in range(1, 20)])
+        ('0.5, 1, 2', '8, 16 … 152')
     """
     words = [number(value) for value in values]
     return ", ".join(words) if len(words) <= most else f"{words[0]}, {words[1]} … {words[-1]}"
