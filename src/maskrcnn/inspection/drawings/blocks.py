@@ -109,7 +109,8 @@ class _Layout:
         self.sources = self.pyramid(p6) if p6 else [self.maps[0]]
         title = "1 Backbone with Feature Pyramid Network" if pyramid else "1 Backbone"
         inside = [box for box in sheet.boxes if box.part == "backbone"]
-        frame(sheet, "backbone", "backbone", title, inside)
+        group = frame(sheet, "backbone", "backbone", title, inside)
+        group.y, group.h = self.top, group.y + group.h - self.top
         image = put(words.box("input"), middle)
         image.y = self.maps[-1].bottom + FRAME + max(GAP, self.level)
         sheet.boxes.append(image)

@@ -164,7 +164,7 @@ def _rpn(found: Contents, structure: Structure) -> None:
         ("top_anchors", "top_scores", "proposals_before_refinement"),
     )
     clip = f"to the {'image' if config.clip == 'image' else 'padded input'}"
-    drop = [f"drop sides < {number(config.min_size)}"] if config.min_size else []
+    drop = [f"drop sides < {number(config.min_size)} px"] if config.min_size else []
     done = ("proposals_before_nms",)
     found["rpn_decode"] = Content("rpn", "step", "Decode", ["anchor + deltas"])
     found["rpn_clip"] = Content("rpn", "step", "Clip", [clip, *drop], done)
@@ -222,7 +222,7 @@ def _sampling(structure: Structure) -> list[str]:
         return ["1 sample per bin,", "from border to border"]
     count = rule.sampling_ratio
     samples = f"{count}×{count} samples per bin" if count else "as many samples as cells"
-    return [samples, "cell centres at ½" if rule.aligned else "not aligned: ½ cell off"]
+    return [samples, "aligned at cell centres" if rule.aligned else "not aligned: ½ cell off"]
 
 
 def _stage5(found: Contents, structure: Structure, key: str, use: str) -> None:
@@ -273,7 +273,7 @@ def _detections(found: Contents, structure: Structure) -> None:
     scores = [f"{choice}, score > {number(config.score_threshold)}", f"best {pairs:,} pairs"]
     stages = ("candidate_rois", "candidate_labels", "candidate_scores")
     found["candidates"] = Content("heads", "step", "Best (RoI, class)", scores, stages)
-    drop = [f"drop sides < {number(config.min_size)}"] if config.min_size else []
+    drop = [f"drop sides < {number(config.min_size)} px"] if config.min_size else []
     decode = ["RoI + deltas", "clip to the image", *drop]
     found["box_decode"] = Content("heads", "step", "Decode", decode, ("detections_before_nms",))
     keep = [f"IoU > {number(config.nms_threshold)} per class", f"keep the best {kept:,}"]
@@ -301,7 +301,7 @@ def _mask_head(found: Contents, structure: Structure) -> None:
     where = "whole pixels" if config.paste == "integer_box" else "sub-pixel"
     lines = [*choose, "sigmoid", f"laid on the box, {where}", f"≥ {number(config.threshold)}"]
     found["paste"] = Content("heads", "step", "Paste", lines)
-    found["masks"] = Content("output", "tensor", "masks", [f"{count}×photo"], ("masks",))
+    found["masks"] = Content("output", "tensor", "masks", [f"{count}×height×width", "of the photo"], ("masks",))
 
 
 def _keypoint_head(found: Contents, structure: Structure) -> None:
