@@ -6,16 +6,15 @@ import pytest
 
 from drawn import NETWORKS, drawn
 from maskrcnn.inspection.drawings import LEVELS
-from maskrcnn.inspection.drawings.text import shortened, width, wrapped
+from maskrcnn.inspection.drawings.text import shortened, width
 from maskrcnn.inspection.drawings.words import listed, millions, number
 
 
 def measured(text: str, bold: bool) -> float:
     """Return the width of a text by matplotlib's own DejaVu Sans, at 100 units to the em."""
     from matplotlib import font_manager
-    from matplotlib.textpath import TextPath, TextToPath
+    from matplotlib.textpath import TextToPath
 
-    del TextPath
     font = font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=100)
     return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
 
@@ -39,11 +38,9 @@ def test_unknown_characters_count_as_wide_as_any() -> None:
     assert width("物体", 10.0) == pytest.approx(22.0)
 
 
-def test_long_texts_are_shortened_and_wrapped() -> None:
+def test_long_texts_are_shortened() -> None:
     assert shortened("abc", 10.0, 100.0) == "abc"
     assert shortened("abcdefgh", 10.0, 30.0) == "abc…"
-    assert wrapped("", 10.0, 30.0) == []
-    assert wrapped("ab cd", 10.0, 20.0) == ["ab", "cd"]
 
 
 def test_numbers_are_short() -> None:

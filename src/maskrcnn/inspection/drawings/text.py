@@ -58,20 +58,3 @@ def shortened(text: str, size: float, most: float, bold: bool = False) -> str:
     while text and width(text + "…", size, bold) > most:
         text = text[:-1]
     return text.rstrip() + "…"
-
-
-def wrapped(text: str, size: float, most: float) -> list[str]:
-    """Return a text as lines that are at most `most` wide, broken between words; a longer word is shortened.
-
-    Example:
-        >>> wrapped("one two three", 10.0, 60.0)
-        ['one two', 'three']
-    """
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and width(longer, size) <= most:
-            lines[-1] = longer
-        else:
-            lines.append(shortened(word, size, most))
-    return lines
