@@ -100,6 +100,12 @@ def train(
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints, besides every epoch's.")
     ] = DEFAULT.save_every,
+    trace_every: Annotated[
+        int,
+        typer.Option(
+            help="Steps between looks inside the network in TensorBoard: activations, gradients, pictures; 0 for none."
+        ),
+    ] = DEFAULT.trace_every,
     keypoints: Annotated[
         bool | None,
         typer.Option(
@@ -152,6 +158,7 @@ def train(
         "learning_rate": default_rate if learning_rate is None else learning_rate,
         "warmup_steps": warmup, "weight_decay": weight_decay, "clip_norm": clip_norm, "precision": precision,
         "flip": flip, "workers": workers, "seed": seed, "evaluate_every": evaluate_every, "save_every": save_every,
+        "trace_every": trace_every,
     }  # fmt: skip
     options = checked(TrainOptions, settings)
     report = reporter(quiet)

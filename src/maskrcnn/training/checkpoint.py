@@ -13,7 +13,7 @@ from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.weights.files import TRAINING_KEY, write_tensors
 from maskrcnn.weights.read import read_tensors
 
-MAY_DIFFER = frozenset({"workers", "evaluate_every", "save_every"})
+MAY_DIFFER = frozenset({"workers", "evaluate_every", "save_every", "trace_every"})
 """Options that do not change what the steps compute."""
 
 

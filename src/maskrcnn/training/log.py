@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,13 @@ class RunLog:
         except OSError as e:
             raise WriteError(f"Cannot write {os_reason(self.path, e)}.") from None
         self._board: Any = None
+        self.board_installed = True
+        """Whether TensorBoard is there to be written to; it is an extra."""
         with self._board_may_fail():
-            self._board = _summary_writer(folder / "tensorboard", step)
+            try:
+                self._board = _summary_writer(folder / "tensorboard", step)
+            except ImportError:  # the JSON lines hold the same
+                self.board_installed = False
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Append a record, whole on its line even if the process dies right after."""
@@ -44,6 +49,17 @@ class RunLog:
             with self._board_may_fail():
                 for name, value in _scalars(record):
                     self._board.add_scalar(name, value, step)
+
+    @property
+    def has_board(self) -> bool:
+        """Whether TensorBoard is written to."""
+        return self._board is not None
+
+    def show(self, write: Callable[[Any], None]) -> None:
+        """Let `write` put on TensorBoard, if it is written to, what a line of the log cannot hold."""
+        if self._board is not None:
+            with self._board_may_fail():
+                write(self._board)
 
     def close(self) -> None:
         """Close the files."""
@@ -60,7 +76,8 @@ class RunLog:
             yield
         except OSError as e:
             self._board = None
-            self.reporter.warn(f"TensorBoard gets no more scalars: {os_reason(self.path.with_name('tensorboard'), e)}.")
+            reason = os_reason(self.path.with_name("tensorboard"), e)
+            self.reporter.warn(f"TensorBoard gets no more of this run: {reason}.")
 
     def _drop_after(self, step: int, evaluated: int) -> None:
         if not self.path.exists():
@@ -78,10 +95,8 @@ class RunLog:
 
 
 def _summary_writer(folder: Path, resume_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # an extra; the JSON lines hold the same
-        return None
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=resume_step + 1)  # of an earlier writer, what is done again
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskrcnn.data.any import ImagesAndTargets, check_keypoint_names
 from maskrcnn.errors import DatasetError, MaskRCNNError, NonFiniteLossError, WriteError
 from maskrcnn.evaluation import EvaluationResult, evaluate
 from maskrcnn.files import write_text
+from maskrcnn.inspection.steps import step_trace, write_activations, write_gradients, write_pictures
+from maskrcnn.inspection.structure import read_structure
+from maskrcnn.inspection.tensorboard import write_graph
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Bar, Reporter
-from maskrcnn.structures import Losses
+from maskrcnn.stages import recording
+from maskrcnn.structures import ImageBatch, Losses, TargetBatch
 from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from maskrcnn.training.folder import BEST, CHECKPOINT, EVALUATION, RUN, WEIGHTS, prepare_folder
 from maskrcnn.training.loader import Batch, Order, TrainingItems, dead_readers_told, read, training_batches
@@ -138,10 +142,20 @@ class _Run:
                 write_text(self.folder / RUN, json.dumps(described, indent=2) + "\n")
                 log = RunLog(self.folder, self.reporter, start, self.evaluated)
                 stack.callback(log.close)
+                self._begin_board(log, start)
             bar = stack.enter_context(self.reporter.bar("training", self.total, start))
             stack.enter_context(dead_readers_told())  # also of one that dies in the middle of a step
             self._steps(start, log, bar)
         return TrainResult(self.folder, self.total, time.monotonic() - started, self.evaluation)
+
+    def _begin_board(self, log: RunLog, start: int) -> None:
+        """Show the network on TensorBoard, once in a run; tell where what is wished cannot be shown."""
+        if not start:
+            log.show(lambda board: write_graph(board, read_structure(self.model.config)))
+        if self.options.trace_every and not log.board_installed:
+            self.reporter.warn(
+                'TensorBoard is not installed, so --trace-every shows nothing: pip install "maskrcnn[train]"'
+            )
 
     def _steps(self, start: int, log: RunLog | None, bar: Bar) -> None:
         """Do the steps from `start` on."""
@@ -155,7 +169,7 @@ class _Run:
                 self._save(start)
             for batch in read(batches):
                 with interrupts_held_back():
-                    record = self._step(done, batch)
+                    record = self._step(done, batch, log)
                     done += 1
                     if log is not None:
                         log.write(done, record)
@@ -169,7 +183,7 @@ class _Run:
                 self.reporter.say(f"Saved after step {done} of {self.total}; resuming continues from there.")
             raise
 
-    def _step(self, step: int, batch: Batch | MaskRCNNError) -> dict[str, float]:
+    def _step(self, step: int, batch: Batch | MaskRCNNError, log: RunLog | None) -> dict[str, float]:
         """Do one step and return its figures."""
         if isinstance(batch, MaskRCNNError):
             raise batch
@@ -183,10 +197,19 @@ class _Run:
         for group in self.wrapped.param_groups:
             group["lr"] = rate
         device = self.accelerator.device
-        losses: Losses = self.network(batch.images.to(device), batch.targets.to(device))
+        images, targets = batch.images.to(device), batch.targets.to(device)
+        traced = log if log is not None and log.has_board and self._trace_due(step) else None
+        stages: dict[str, Tensor] = {}
+        with recording(stages) if traced is not None else nullcontext():
+            losses: Losses = self.network(images, targets)
+        if traced is not None:  # before the losses are checked: bad ones are what it is there for
+            self._show_forward(step, traced, stages, images, targets)
+            stages.clear()
         values = self._checked(step, losses, batch.names)
         self.accelerator.backward(losses.total)
         norm = self._clip(step, batch.names)
+        if traced is not None:
+            self._show(traced, lambda board: write_gradients(board, step + 1, self.model, norm))
         self.wrapped.step()
         self.wrapped.zero_grad()
         before, self.clock = self.clock, time.monotonic()
@@ -198,6 +221,33 @@ class _Run:
             "gradient_norm": norm,
             "images_per_second": round(count / (self.clock - before), 3),
         }
+
+    def _trace_due(self, step: int) -> bool:
+        every = self.options.trace_every
+        return every > 0 and (step == 0 or (step + 1) % every == 0)
+
+    def _show_forward(
+        self, step: int, log: RunLog, stages: dict[str, Tensor], images: ImageBatch, targets: TargetBatch
+    ) -> None:
+        """Write what the forward pass of a step held to TensorBoard, with pictures of its first image."""
+
+        def write(board: Any) -> None:
+            write_activations(board, step + 1, self.model, stages)
+            write_pictures(board, step + 1, step_trace(self.model, stages, images, targets))
+
+        self._show(log, write)
+
+    def _show(self, log: RunLog, write: Callable[[Any], None]) -> None:
+        """Let `write` write to TensorBoard; the time that takes is not the step's, and no fault of it ends the run."""
+        began = time.monotonic()
+        try:
+            log.show(write)
+        except Exception as e:  # noqa: BLE001  # a picture is not worth a run
+            told = f"What --trace-every shows could not be drawn: {type(e).__name__}: {e}"
+            if told not in self.warned:
+                self.warned.add(told)
+                self.reporter.warn(told)
+        self.clock += time.monotonic() - began
 
     def _checked(self, step: int, losses: Losses, names: Sequence[str]) -> dict[str, float]:
         """Return the losses as numbers, the mean over processes; raise if one is not finite."""

@@ -45,6 +45,8 @@ class TrainOptions(Fields):
     """Epochs between evaluations; 0 evaluates never, None about ten times in the run."""
     save_every: Natural = 0
     """Steps between checkpoints, besides the one after every epoch; 0 for no others."""
+    trace_every: Natural = 0
+    """Steps between looks inside the network, the first step's besides, written to TensorBoard; 0 for none."""
 
     @property
     def epochs_between_evaluations(self) -> int:
