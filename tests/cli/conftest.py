@@ -24,6 +24,12 @@ def _one_thread():
 
 
 @pytest.fixture
+def settings():
+    """Options that make of the preset small-fpn the tiny network."""
+    return SETTINGS
+
+
+@pytest.fixture
 def run(capsys):
     """Run the command line; return its status, standard output and standard error."""
 
