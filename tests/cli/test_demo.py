@@ -26,6 +26,8 @@ def test_leaves_weights_figures_and_pictures(run, tmp_path):
     assert len(list((folder / "pictures").glob("*.png"))) == 6
     with Image.open(folder / "predictions.png") as sheet:
         assert sheet.width > 4 * 4 * 128, "two pairs beside each other, four times enlarged"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "What the network does with made image" in page
     assert "COCO figures on 6 images" in out
     assert "On 6 unseen images: box AP50 0." in words(err)
     assert "maskrcnn train PHOTOS -o runs/photos" in err

@@ -91,7 +91,9 @@ def test_about_twelve_steps(whole: str) -> None:
 
 def test_foreign_texts_are_texts(whole: str) -> None:
     assert "shapes &lt;b&gt;.png" in whole and "shapes <b>" not in whole
-    config = Config.preset("small-fpn", class_names=["</script><b>", 'a"b'], overrides={**TINY, "box.score_threshold": 0.0})
+    config = Config.preset(
+        "small-fpn", class_names=["</script><b>", 'a"b'], overrides={**TINY, "box.score_threshold": 0.0}
+    )
     text = report(MaskRCNN(config), photo())
     assert "</script><b>" not in text and "&lt;/script&gt;&lt;b&gt;" in text
 
@@ -149,7 +151,7 @@ def test_every_kind_of_network(preset: str, names: int, changes: dict[str, Any])
 
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="threshold must be 0 to 1; got 2"):
-        report(tiny_model(), photo(), threshold=2)
+        report(tiny_model(), photo(), threshold=2.0)
     with pytest.raises(ImageFileError, match=r"missing\.jpg: no such file"):
         report(tiny_model(), "missing.jpg")
 

@@ -17,9 +17,14 @@ from rich.markup import escape
 from maskrcnn import __version__
 from maskrcnn.cli.convert import convert
 from maskrcnn.cli.demo import demo
+from maskrcnn.cli.draw import draw
 from maskrcnn.cli.evaluate import evaluate
+from maskrcnn.cli.explain_miss import explain_miss
+from maskrcnn.cli.export import export
 from maskrcnn.cli.predict import predict
 from maskrcnn.cli.pretrained import pretrained
+from maskrcnn.cli.report import report
+from maskrcnn.cli.trace import trace
 from maskrcnn.cli.train import train
 from maskrcnn.errors import (
     CheckpointError,
@@ -59,7 +64,8 @@ def options(
     """Mask R-CNN that you can run, train, ship and see through."""
 
 
-for command in (demo, train, evaluate, predict, convert, pretrained):
+COMMANDS = (demo, train, evaluate, predict, report, trace, explain_miss, draw, export, convert, pretrained)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from rich.markup import escape
 
 from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
+from maskrcnn.files import replacing
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.training.folder import CHECKPOINT
@@ -134,3 +136,17 @@ def reporter(quiet: bool) -> Reporter:
 def bold(value: object) -> str:
     """Return a value in bold for `Reporter.say`, whatever brackets it has."""
     return f"[bold]{escape(str(value))}[/]"
+
+
+def save_picture(picture: Image.Image, folder: Path, source: Path, taken: set[str]) -> None:
+    """Write a picture under the name of its source; equal names get a number."""
+    name, number = source.stem, 1
+    while name.casefold() in taken:  # some systems take IMG.png and img.png for one
+        number += 1
+        name = f"{source.stem}_{number}"
+    taken.add(name.casefold())
+    path = folder / f"{name}.png"
+    if path.is_symlink():  # it may lead to a photo
+        path.unlink()
+    with replacing(path) as new:
+        picture.save(new)

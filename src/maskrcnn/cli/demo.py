@@ -20,6 +20,7 @@ from maskrcnn.evaluation import EvaluationResult
 from maskrcnn.evaluation import evaluate as measure
 from maskrcnn.evaluation.result import Figures
 from maskrcnn.files import write_text
+from maskrcnn.inspection.report import report as make_report
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
@@ -28,6 +29,7 @@ from maskrcnn.training import train as run_training
 
 MARKER = ".maskrcnn-demo"
 """Tells the demo's folder from one of a training run, which must never be cleared."""
+REPORT = "report.html"
 UNSEEN, PICTURES = 200, 12
 """Images to measure on, and how many of them are drawn."""
 
@@ -64,6 +66,7 @@ def demo(
     figures = measure(model, unseen, 8, report, collect=lambda index, detections: found.append(detections))
     write_text(output / "evaluation.json", figures.to_json() + "\n")
     _draw(unseen, found, output)
+    _explain(model, unseen, found, output, report)
     _tell(report, figures, output, result.seconds, time.monotonic() - began)
 
 
@@ -140,11 +143,20 @@ def _draw(unseen: ShapesDataset, found: list[Detections], output: Path) -> None:
         raise WriteError(f"Cannot write {os_reason(output, e)}.") from None
 
 
+def _explain(model: MaskRCNN, unseen: ShapesDataset, found: list[Detections], output: Path, report: Reporter) -> None:
+    """Write a report of the unseen image in which the network found most."""
+    index = max(range(len(found)), key=lambda i: len(found[i].above(0.5)))
+    report.say("Writing the report of an unseen image.")
+    text = make_report(model, unseen[index][0], name=f"made image {index}")
+    write_text(output / REPORT, text)
+
+
 def _tell(report: Reporter, figures: EvaluationResult, output: Path, training: float, total: float) -> None:
     Console().print(figures)
     report.say(
         f"\nOn {figures.num_images} unseen images: box AP50 {bold(_percent(figures.box))}, mask AP50 "
         f"{bold(_percent(figures.mask))}. Training took {training:.0f} s, everything {total:.0f} s.\n\n"
+        f"{bold(output / REPORT)}  the whole network, and what it did with one of them: open it in a browser\n"
         f"{bold(output / 'predictions.png')}  six of them, truth beside prediction (more in pictures/)\n"
         f"{bold(output / 'model.safetensors')}  the network: weights, configuration and class names\n"
         f"{bold(output / 'log.jsonl')}  losses of every step (also in tensorboard/)\n\n"

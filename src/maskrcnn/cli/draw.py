@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from safetensors import SafetensorError, safe_open
 
 from maskrcnn.cli.common import Overrides, Quiet, bold, find_weights, notes, output_file, parse_overrides, reporter
+from maskrcnn.cli.networks import PhotoSize, photo_size
 from maskrcnn.config import Config
 from maskrcnn.errors import ConfigError, InputError, did_you_mean
 from maskrcnn.inspection.drawings import FORMATS, LEVELS, compare, save, text
@@ -66,12 +66,7 @@ def draw(
             help=f"Of presets: how many classes, or their names with commas; {CLASSES} by default.", show_default=False
         ),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW", show_default=False, help="Shapes for a photo of this size; else the largest input."
-        ),
-    ] = None,
+    size: PhotoSize = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -96,7 +91,7 @@ def draw(
     form = checked_format(format) if format else format_of(Path(output)) if output not in (None, STDOUT) else "svg"
     if output == STDOUT and form in ("png", "pdf"):
         raise InputError(f"{form} cannot go to standard output; name a file with -o.")
-    photo = _size(size)
+    photo = photo_size(size)
     if weights is not None and preset is not None:
         raise InputError(f"Name weights or a preset, not both; got {weights} and --preset {preset}.")
     if preset is not None and preset not in PRESETS:
@@ -152,16 +147,6 @@ def _classes(given: str | None) -> tuple[str, ...]:
     if not 1 <= int(text[:9]) <= MOST_CLASSES:
         raise InputError(f"--classes must be from 1 to {MOST_CLASSES}, or names with commas; got {given}.")
     return tuple(f"class {number}" for number in range(1, int(text) + 1))
-
-
-def _size(given: str | None) -> tuple[int, int] | None:
-    """Return height and width from a text as 480x640."""
-    if given is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", given.strip().lower())
-    if match is None or "0" in (match[1].strip("0") or "0", match[2].strip("0") or "0"):
-        raise InputError(f"--size takes height x width in pixels, as 480x640; got {given!r}.")
-    return int(match[1]), int(match[2])
 
 
 def _name(source: str) -> str:

@@ -15,8 +15,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.markup import escape
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter
-from maskrcnn.cli.predict import _save_picture
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter, save_picture
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.open import open_dataset
 from maskrcnn.data.shapes import ShapesDataset
@@ -88,7 +87,7 @@ def explain_miss(
     def draw(index: int, pixels: UInt8[np.ndarray, "H W 3"], target: Target, outcomes: list[ObjectOutcome]) -> None:
         if pictures is not None and not all(outcome.found for outcome in outcomes):
             picture = miss_picture(pixels, target, outcomes)
-            _save_picture(picture, pictures, Path(dataset.image_name(index)), taken)
+            save_picture(picture, pictures, Path(dataset.image_name(index)), taken)
 
     result = explain_dataset(
         model,

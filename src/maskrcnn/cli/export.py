@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.markup import escape
 
 from maskrcnn.cli.common import Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
+from maskrcnn.cli.networks import PhotoSize, Preset, Random, photo_size, random_config
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, did_you_mean
 from maskrcnn.export import check_installed, export_for_netron
 from maskrcnn.model import MaskRCNN
-from maskrcnn.weights.coco_names import coco_names
 
-RANDOM_PRESET = "resnet101-fpn"
 NETRON = "--format onnx --for netron, a file to look at in a graph viewer"
-LARGEST_SIDE = 20_000
 
 
 def export(
@@ -36,20 +33,9 @@ def export(
     weights_free: Annotated[
         bool, typer.Option("--weights-free", help="Leave the weights out: the file is under 1 MB.")
     ] = False,
-    random: Annotated[
-        bool, typer.Option("--random", help=f"Random weights, of {RANDOM_PRESET} unless --preset names another.")
-    ] = False,
-    preset: Annotated[
-        str | None, typer.Option(help="Random weights of this preset, as resnet50-fpn, vgg16.", show_default=False)
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW",
-            help="Height and width of the photo to take shapes for; by default one that fills the input.",
-            show_default=False,
-        ),
-    ] = None,
+    random: Random = False,
+    preset: Preset = None,
+    size: PhotoSize = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -65,7 +51,7 @@ def export(
     numbers of every node.
     """
     _check(output, format, purpose)
-    photo = None if size is None else _size(size)
+    photo = photo_size(size)
     report = reporter(quiet)
     with report.bar("exporting", 2) as bar:
         network = _network(weights, preset, random, weights_free, overrides, quiet)
@@ -92,15 +78,6 @@ def _check(output: Path, format: str, purpose: str | None) -> None:
     output_file(output)
 
 
-def _size(text: str) -> tuple[int, int]:
-    """Return (height, width) of a photo, as 480x640 tells it."""
-    sides = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text.strip().lower())
-    height, width = (int(sides[1]), int(sides[2])) if sides else (0, 0)
-    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
-        raise InputError(f"--size must be height x width in pixels, 1 to {LARGEST_SIDE}, as 480x640; got {text!r}.")
-    return height, width
-
-
 def _network(
     weights: str | None, preset: str | None, random: bool, weights_free: bool, overrides: list[str] | None, quiet: bool
 ) -> MaskRCNN | Config:
@@ -112,11 +89,7 @@ def _network(
         return model.config if weights_free else model
     if not random and preset is None:
         raise InputError("Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --for netron")
-    changes: dict[str, Any] = parse_overrides(overrides)
-    if changes.get("backbone_weights") is not None:
-        raise InputError("backbone_weights cannot be set with random weights.")
-    names = changes.pop("class_names", coco_names(80))
-    config = Config.preset(preset or RANDOM_PRESET, class_names=names, overrides=changes)
+    config = random_config(preset, parse_overrides(overrides))
     if weights_free:
         return config
     torch.manual_seed(0)

@@ -9,21 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter, save_picture
+from maskrcnn.cli.networks import WEIGHTS, are_weights
 from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
 from maskrcnn.errors import DatasetError, ImageFileError, InputError, counted
 from maskrcnn.evaluation import coco_results, counting_pixels
-from maskrcnn.files import replacing, write_text
+from maskrcnn.files import write_text
 from maskrcnn.images import image_files, load_image
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
-from maskrcnn.weights.published import is_name
 from maskrcnn.weights.releases import DEFAULT
 
 RESULTS = "detections.json"
-WEIGHTS = (".safetensors", ".pth", ".pt", ".pkl", ".h5")
 
 
 def predict(
@@ -73,7 +72,7 @@ def predict(
     """
     if color_by not in ("instance", "class"):
         raise InputError(f"--color-by must be instance or class; got {color_by!r}.")
-    if weights is None and _are_weights(inputs[0]):
+    if weights is None and are_weights(inputs[0]):
         weights, *inputs = inputs
         if not inputs:
             raise InputError(f"Name images after the weights: maskrcnn predict {weights} photo.jpg")
@@ -99,7 +98,7 @@ def predict(
             counted_from_0 = counting_pixels(found, model.config.keypoint.pixel_offset)
             results += coco_results(counted_from_0, image_id, category_ids)
             if pictures:
-                _save_picture(overlay(image, found, color_by=color_by, labels=labels), output, path, taken)  # type: ignore[arg-type]
+                save_picture(overlay(image, found, color_by=color_by, labels=labels), output, path, taken)  # type: ignore[arg-type]
         finished = True
     finally:  # also of a run that is stopped, unless it has nothing to show for it
         if results or finished:
@@ -117,11 +116,6 @@ def predict(
         + (f" [yellow]({broken} could not be read)[/]" if broken else "")
     )
     return 1 if broken else 0
-
-
-def _are_weights(first: str) -> bool:
-    """Return whether the first argument names weights, not an image."""
-    return Path(first).suffix.lower() in WEIGHTS or is_name(first)
 
 
 def _found_in(
@@ -178,17 +172,3 @@ def _image_id(path: Path, ids: dict[str, Any], annotations: Path | None) -> Any:
         if name in ids:
             return ids[name]
     raise DatasetError(f"{annotations} has no image called {path.name}.")
-
-
-def _save_picture(picture: Any, folder: Path, source: Path, taken: set[str]) -> None:
-    """Write a picture under the name of its source; equal names get a number."""
-    name, number = source.stem, 1
-    while name.casefold() in taken:  # some systems take IMG.png and img.png for one
-        number += 1
-        name = f"{source.stem}_{number}"
-    taken.add(name.casefold())
-    path = folder / f"{name}.png"
-    if path.is_symlink():  # it may lead to a photo
-        path.unlink()
-    with replacing(path) as new:
-        picture.save(new)

@@ -10,28 +10,21 @@ from typing import Annotated
 import typer
 
 from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
-from maskrcnn.cli.trace import RANDOM_PRESET, network_and_photo, random_network
+from maskrcnn.cli.networks import Preset, Random, WeightsAndPhoto, random_network, weights_and_photo
 from maskrcnn.devices import choose_device
 from maskrcnn.files import write_text
 from maskrcnn.images import load_image
-from maskrcnn.weights.coco_names import coco_names
 from maskrcnn.weights.releases import DEFAULT
 
 
 def report(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="[WEIGHTS] IMAGE", help="A photo; a weights file or name may stand first.")
-    ],
+    inputs: WeightsAndPhoto,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
     threshold: Annotated[
         float, typer.Option(help="Least score of the detections that are followed.", min=0.0, max=1.0)
     ] = 0.5,
-    random: Annotated[
-        bool, typer.Option("--random", help=f"Random weights, of {RANDOM_PRESET} unless --preset names another.")
-    ] = False,
-    preset: Annotated[
-        str | None, typer.Option(help="Random weights of this preset, as resnet50-fpn, vgg16.", show_default=False)
-    ] = None,
+    random: Random = False,
+    preset: Preset = None,
     overrides: Overrides = None,
     device: Device = None,
     quiet: Quiet = False,
@@ -51,14 +44,13 @@ def report(
     from maskrcnn.inspection.report import report as make_report
 
     made_up = random or preset is not None
-    weights, photo_name = network_and_photo(inputs, made_up, "report")
+    weights, photo_name = weights_and_photo(inputs, made_up, "report")
     output_file(output)
     photo = load_image(photo_name)
     say = reporter(quiet)
     began = time.monotonic()
     if made_up:
-        given = {"class_names": coco_names(80), **parse_overrides(overrides)}
-        model = random_network(preset or RANDOM_PRESET, given, say).to(choose_device(device))
+        model = random_network(preset, parse_overrides(overrides), say).to(choose_device(device))
     else:
         model = load_on(weights or DEFAULT, device, overrides, quiet)
     with say.bar("report", 4) as bar:

@@ -48,7 +48,7 @@ def report(
         True
     """
     if not 0 <= threshold <= 1:
-        raise InputError(f"threshold must be 0 to 1; got {threshold}.")
+        raise InputError(f"threshold must be 0 to 1; got {threshold:g}.")
     photo = load_image(image)
     structure = read_structure(model.config, (photo.shape[0], photo.shape[1]))
     tell = progress or (lambda text: None)

@@ -24,8 +24,8 @@ def figure(album: Album, name: str, caption: str, alt: str = "", width: int | No
     kind = "pic cells" if cells else "pic"
     narrow = f' style="width:{max(width, 120)}px"' if width else ""
     return (
-        f'<figure{narrow}><img class="{kind}" data-image="{escape(name)}" alt="{escape(alt or caption)}" width="{shown}" '
-        f'height="{max(round(high * shown / wide), 1)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure{narrow}><img class="{kind}" data-image="{escape(name)}" alt="{escape(alt or caption)}" '
+        f'width="{shown}" height="{max(round(high * shown / wide), 1)}"><figcaption>{escape(caption)}</figcaption></figure>'
     )
 
 

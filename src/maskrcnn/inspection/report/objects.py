@@ -140,12 +140,12 @@ def mask_figures(subject: Subject, trail: ObjectTrail) -> list[str]:
 
 def around(boxes: list[Box], size: tuple[int, int], margin: float = 0.25) -> Box:
     """Return what of the photo to show around boxes: not less than a twelfth of it, and never beyond it."""
-    height, width = size
+    height, width = (float(v) for v in size)
     x1, y1 = max(min(b[0] for b in boxes), 0.0), max(min(b[1] for b in boxes), 0.0)
-    x2, y2 = min(max(b[2] for b in boxes), float(width)), min(max(b[3] for b in boxes), float(height))
+    x2, y2 = min(max(b[2] for b in boxes), width), min(max(b[3] for b in boxes), height)
     rim = max(x2 - x1, y2 - y1, max(size) / 12) * margin
     x1, y1, x2, y2 = max(x1 - rim, 0.0), max(y1 - rim, 0.0), min(x2 + rim, width), min(y2 + rim, height)
-    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else (0.0, 0.0, float(width), float(height))
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else (0.0, 0.0, width, height)
 
 
 def thumbnail(subject: Subject, trail: ObjectTrail, side: int = 160) -> str:

@@ -257,11 +257,10 @@ def region(subject: Subject, of: str) -> str:
         wide = round(picture.width * PANEL_HEIGHT / picture.height)
         figures.append(markup.figure(subject.album, kept, caption, width=min(wide, PANEL_HEIGHT)))
     said = (
-        f'<p class="body">{escape(whose)}, {escape(scale.what)}. First RoIAlign: the box on the cells of its level, its '
-        "bins, the points where it samples between the cells' centres, and the crop that comes out. Then what "
-        "RoIPool's "
-        f"rounding would have taken of the same box. Colours from {scale.low:.3g} (blue) to {scale.high:.3g} "
-        "(yellow).</p>"
+        f'<p class="body">{escape(whose)}, {escape(scale.what)}. First RoIAlign: the box on the cells of its level, '
+        "its bins, the points where it samples between the cells' centres, and the crop that comes out. Then what "
+        "RoIPool's rounding would have taken of the same box. "
+        f"Colours from {scale.low:.3g} (blue) to {scale.high:.3g} (yellow).</p>"
     )
     return said + markup.row(figures[:3]) + markup.row(figures[3:])
 
@@ -308,7 +307,7 @@ def result(subject: Subject, masks: bool = True) -> str:
         return NOTHING
     shapes, texts = [], []
     height, width = subject.size
-    letters = max(min(height, width) / 30, 9)
+    letters = max(min(height, width) / 30, 9.0)
     for trail in reversed(subject.objects):
         of, color, title = f"object-{trail.number}", subject.color(trail), f"{trail.name} {trail.score:.2f}"
         if masks and trail.mask is not None:
@@ -316,8 +315,8 @@ def result(subject: Subject, masks: bool = True) -> str:
         shapes.append(overlays.box(trail.box, color, of, title, go=of))
         x1, y1, *_ = trail.box
         long = 0.62 * letters * len(title)
-        left = min(max(x1, 0) + letters / 3, max(width - long, 0))
-        texts.append(overlays.text(left, max(y1, 0) + letters * 1.1, title, letters))
+        left = min(max(x1, 0.0) + letters / 3, max(width - long, 0.0))
+        texts.append(overlays.text(left, max(y1, 0.0) + letters * 1.1, title, letters))
     picture = overlays.photo_svg(subject.size, shapes + texts, "What was found in the photo")
     more = subject.found - len(subject.objects)
     said = f"{len(subject.objects)} of {subject.found} detections" if more > 0 else f"{len(subject.objects)} detections"

@@ -17,14 +17,14 @@ class Text(NamedTuple):
     paper: str
 
 
-def number(value: float) -> str:
+def number(value: int) -> str:
     """Return a number with its thousands apart.
 
     Example:
         >>> number(261888)
         '261,888'
     """
-    return f"{value:,.0f}"
+    return f"{value:,}"
 
 
 def explain(key: str, structure: Structure) -> Text:
