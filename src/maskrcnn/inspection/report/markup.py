@@ -25,7 +25,8 @@ def figure(album: Album, name: str, caption: str, alt: str = "", width: int | No
     narrow = f' style="width:{max(width, 120)}px"' if width else ""
     return (
         f'<figure{narrow}><img class="{kind}" data-image="{escape(name)}" alt="{escape(alt or caption)}" '
-        f'width="{shown}" height="{max(round(high * shown / wide), 1)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        f'width="{shown}" height="{max(round(high * shown / wide), 1)}"><figcaption>{escape(caption)}</figcaption>'
+        "</figure>"
     )
 
 
@@ -49,7 +50,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
 
     head = "".join(cell("th", i, text) for i, text in enumerate(heads))
     body = "".join(f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(line))}</tr>" for line in rows)
-    return f'<table class="data"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide"><table class="data"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def bars(entries: Iterable[tuple[str, float, bool]]) -> str:

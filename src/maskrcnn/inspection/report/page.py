@@ -104,7 +104,7 @@ def _views(subject: Subject) -> list[tuple[str, str, Sheet]]:
     found = [("parts", "Four parts", draw(config, "parts", subject.size).sheets[0])]
     found.append(("blocks", "Blocks", draw(config, "blocks", subject.size).sheets[0]))
     layers = draw(config, "layers", subject.size).sheets
-    names = ("Layers: features", "Layers: proposals and heads")
+    names = ("Feature layers", "Head layers")
     for number, sheet in enumerate(layers):
         tab = names[number] if len(layers) == len(names) else f"Layers {number + 1}"
         found.append((f"layers-{number + 1}", tab, sheet))
@@ -115,12 +115,13 @@ def _places(views: Iterable[tuple[str, str, Sheet]]) -> list[Place]:
     """Return every box once, with all that the drawings know of it."""
     places: dict[str, Place] = {}
     for _, _, sheet in views:
+        fresh = {box.key for box in sheet.boxes} - set(places)
         for box in sheet.boxes:
             place = places.setdefault(box.key, Place(box.key, box.part, box.title, box.lines))
             place.stages = tuple(dict.fromkeys((*place.stages, *box.stages)))
             place.layers = tuple(dict.fromkeys((*place.layers, *box.layers)))
         for arrow in sheet.arrows:
-            if arrow.target in places and arrow.source not in places[arrow.target].sources:
+            if arrow.target in fresh and arrow.source not in places[arrow.target].sources:
                 places[arrow.target].sources.append(arrow.source)
     return list(places.values())
 

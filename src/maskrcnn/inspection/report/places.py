@@ -41,13 +41,18 @@ SCENES: dict[str, Scene] = {
     "rpn_head": scenes.objectness,
     "anchors": scenes.anchors,
     "top_k": scenes.top_anchors,
+    "refine": scenes.refined,
     "rpn_decode": scenes.refined,
+    "rpn_clip": scenes.refined,
     "nms": scenes.suppression,
     "proposals": scenes.proposals,
     "roi_levels": scenes.levels_of_rois,
     "box_roi_align": lambda s: scenes.region(s, "proposals"),
     "mask_roi_align": lambda s: scenes.region(s, "detections"),
     "box_head": lambda s: scenes.classes(s) + scenes.head_refinement(s),
+    "select": scenes.head_refinement,
+    "candidates": scenes.classes,
+    "box_decode": scenes.head_refinement,
     "class_nms": scenes.head_refinement,
     "detections": lambda s: scenes.result(s, masks=False),
     "mask_head": scenes.mask_logits,
@@ -68,7 +73,10 @@ def articles(subject: Subject, places: Iterable[Place]) -> list[str]:
     known = {place.key: place for place in places}
     made = [overview(subject)]
     made += [_place(subject, place, known) for place in known.values() if place.key not in subject.structure.layers]
-    made += [_layer(subject, layer) for layer in subject.structure.layers.values()]
+    made += [
+        _layer(subject, layer, known[key].layers if key in known else ())
+        for key, layer in subject.structure.layers.items()
+    ]
     made += [object_article(subject, trail) for trail in subject.objects]
     return made
 
@@ -188,7 +196,8 @@ def _short(layer: Layer) -> str:
     return f"{layer.key}: {layer.kind}{kernel}"
 
 
-def _layer(subject: Subject, layer: Layer) -> str:
+def _layer(subject: Subject, layer: Layer, alike: tuple[str, ...]) -> str:
+    """Return the place of a single layer; `alike` are those that its box on the map stands for."""
     text = explain(layer.key, subject.structure)
     seen = subject.seen.get(layer.key)
     pairs = [
@@ -215,6 +224,9 @@ def _layer(subject: Subject, layer: Layer) -> str:
         inside += markup.figure(
             subject.album, name, f"On this image: {seen.what}.", width=_wide(seen.picture.shape), cells=True
         )
+    if len(alike) > 1:
+        buttons = "".join(f"<li>{markup.go(key, key)}</li>" for key in alike)
+        inside += f"<h3>On the map it stands for {len(alike)} layers alike</h3><ul class='layers'>{buttons}</ul>"
     part = PARTS[layer.part]
     return markup.article(
         layer.key, layer.part, f"{part.number} {part.title} · layer", text.title, text.body, text.paper, inside

@@ -98,7 +98,7 @@ def _proposals(subject: Subject, f: Facts) -> list[Step]:
             "Moved onto the object",
             "The RPN also says how to move and scale each anchor. Dashed the anchor, solid what becomes of it.",
             scenes.refined(subject),
-            ("rpn_decode",),
+            ("refine",),
         ),
         Step(
             "Duplicates go, proposals stay",
@@ -139,7 +139,7 @@ def _heads(subject: Subject, f: Facts) -> list[Step]:
             "The box head moves the proposal once more, for the class in question. NMS within each class leaves the "
             "detections.",
             scenes.head_refinement(subject),
-            ("box_head", "class_nms", "detections"),
+            ("box_head", "select", "detections"),
         ),
     ]
     if f.config.masks:
