@@ -235,4 +235,4 @@ def _layer(subject: Subject, layer: Layer, alike: tuple[str, ...]) -> str:
 
 def _wide(shape: tuple[int, ...]) -> int:
     """Return how wide to show a small picture of cells, in CSS pixels."""
-    return min(max(shape[1], 1) * max(420 // max(shape[1], 1), 1), 420)
+    return 480 if shape[1] > 240 else shape[1] * max(480 // max(shape[1], 1), 1)
