@@ -351,6 +351,22 @@ def _normalised(image: UInt8[np.ndarray, "H W 3"], config: ImageConfig) -> Float
     return (x - mean[:, None, None]) / std[:, None, None]
 
 
+def denormalised(image: Float[Tensor, "3 H W"], config: ImageConfig) -> UInt8[np.ndarray, "H W 3"]:
+    """Return what the network sees as RGB pixels to look at: the inverse of how `prepare_image` normalises.
+
+    Example:
+        >>> config = ImageConfig()
+        >>> grey = np.full((2, 2, 3), 128, np.uint8)
+        >>> bool((denormalised(_normalised(grey, config), config) == grey).all())
+        True
+    """
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    colors = (image.detach().float().cpu() * std + mean) / config.pixel_scale
+    if config.channel_order == "bgr":
+        colors = colors.flip(0)
+    return colors.nan_to_num(0.0).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+
+
 def batch_images(
     images: Sequence[Float[Tensor, "3 _h _w"]],
     original_sizes: Sequence[tuple[int, int]],

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from maskrcnn.errors import InputError
+from maskrcnn.images import denormalised
 from maskrcnn.inspection.glossary import STAGES
 from maskrcnn.inspection.parts import part_of
 from maskrcnn.inspection.step_pictures import step_pictures
@@ -22,7 +23,6 @@ from maskrcnn.inspection.trace import Run, Trace
 from maskrcnn.structures import ImageBatch, TargetBatch
 
 if TYPE_CHECKING:
-    from maskrcnn.config import ImageConfig
     from maskrcnn.model import MaskRCNN
 
 WATCHED = (
@@ -161,15 +161,6 @@ def step_trace(
     sizes, starts = images.sizes[one], images.starts[one]
     batch = ImageBatch(images.tensor[one], sizes, sizes, starts)
     (height, width), (top, left) = sizes[0].tolist(), starts[0].tolist()
-    photo = _as_seen(images.tensor[index, :, top : top + height, left : left + width], model.config.image)
+    photo = denormalised(images.tensor[index, :, top : top + height, left : left + width], model.config.image)
     truth = TargetBatch(*(None if t is None else t[one] for t in targets))  # type: ignore[arg-type]
     return Trace(own, Run(model.config, model.fpn.strides, photo, batch, truth))
-
-
-def _as_seen(image: Float[Tensor, "3 H W"], config: ImageConfig) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a normalised image as one to look at."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
-    values = (image.detach().float().cpu() * std + mean) / config.pixel_scale
-    if config.channel_order == "bgr":
-        values = values.flip(0)
-    return values.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskrcnn.errors import InputError
+from maskrcnn.images import denormalised
 from maskrcnn.inspection.pictures.canvas import Box
 from maskrcnn.inspection.places import boxes_as_found, detection_slots, level_maps, valid_proposals
 from maskrcnn.inspection.trace import Trace
@@ -73,13 +74,7 @@ def photo_view(trace: Trace, max_side: int = MAX_SIDE) -> tuple[Image.Image, flo
 
 def network_input(trace: Trace) -> Image.Image:
     """Return what the network sees as a picture: resized and padded, its normalisation undone."""
-    config = trace.run.config.image
-    pixels = trace.run.batch.tensor[0].detach().float().cpu()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
-    colors = (pixels * std + mean) / config.pixel_scale
-    if config.channel_order == "bgr":
-        colors = colors.flip(0)
-    return Image.fromarray(np.ascontiguousarray(colors.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()))
+    return Image.fromarray(denormalised(trace.run.batch.tensor[0], trace.run.config.image))
 
 
 def photo_part(trace: Trace, box: Box, side: int, margin: float = 0.15) -> tuple[Image.Image, Box, float]:

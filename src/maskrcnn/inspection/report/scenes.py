@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image
 
 from maskrcnn.inspection.pictures import (
     css,
@@ -18,7 +15,7 @@ from maskrcnn.inspection.pictures import (
 from maskrcnn.inspection.pictures.features import energy_on_photo
 from maskrcnn.inspection.pictures.objectness import objectness_on_photo
 from maskrcnn.inspection.pictures.roi import roi_panels
-from maskrcnn.inspection.pictures.views import levels_of
+from maskrcnn.inspection.pictures.views import levels_of, network_input
 from maskrcnn.inspection.places import valid_proposals
 from maskrcnn.inspection.report import markup, overlays
 from maskrcnn.inspection.report.objects import mask_figures
@@ -38,20 +35,14 @@ def photo(subject: Subject) -> str:
     """Return the photo and what the network gets of it."""
     batch = subject.run.batch
     (height, width), (tall, wide) = batch.sizes[0].tolist(), batch.tensor.shape[-2:]
-    view = subject.album.add("network-view", _reduced(subject.network_view(), MAP_SIDE))
-    scale = height / subject.size[0]
+    picture = network_input(subject.trace)
+    picture.thumbnail((MAP_SIDE, MAP_SIDE))
+    view = subject.album.add("network-view", picture)
     caption = (
-        f"{subject.name}, {subject.size[1]} × {subject.size[0]} pixels, became {width} × {height} (scale "
-        f"{scale:.3f}) in an "
-        f"input of {wide} × {tall}."
+        f"{subject.name}, {subject.size[0]} × {subject.size[1]} pixels (height × width), became {height} × {width} "
+        f"(scale {height / subject.size[0]:.3f}) in an input of {tall} × {wide}."
     )
     return markup.figure(subject.album, view, caption, "The padded image that the network sees", width=SMALL_MAP)
-
-
-def _reduced(pixels: UInt8[np.ndarray, "H W 3"], side: int) -> Image.Image:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side))
-    return picture
 
 
 def feature_map(subject: Subject, name: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -94,16 +93,6 @@ class Subject:
     def color(self, trail: ObjectTrail) -> str:
         """Return the colour of an object, the same in all pictures."""
         return css(PALETTE[trail.number % len(PALETTE)])
-
-    def network_view(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the network's input as a picture, its normalisation undone, padding grey."""
-        config = self.run.config.image
-        pixels = self.run.batch.tensor[0].float().cpu()
-        std, mean = torch.tensor(config.std)[:, None, None], torch.tensor(config.mean)[:, None, None]
-        colors = ((pixels * std + mean) / config.pixel_scale).clamp(0, 255).round().byte()
-        if config.channel_order == "bgr":
-            colors = colors.flip(0)
-        return np.ascontiguousarray(colors.permute(1, 2, 0).numpy())
 
     def photo_picture(self, longest: int = 1280) -> Image.Image:
         """Return the photo for the page, reduced where it is large."""
