@@ -112,7 +112,8 @@ class MaskRCNN(nn.Module):
         pyramid = self._pyramid(features)
         if targets is None:
             found = self.box_head.detections(*self.boxes(pyramid, proposals.boxes), proposals, images)  # 3, 4
-            return self._detections(found, self._masks_of(pyramid, found), self._keypoints_of(pyramid, found))
+            masks, keypoints = self._masks_of(pyramid, found), self._keypoints_of(pyramid, found)
+            return DetectionBatch(found.boxes, found.labels, found.scores, masks, found.valid, keypoints)
         rois = self.box_head.sample(proposals, targets)
         box_losses = self.box_head.losses(*self.boxes(pyramid, rois.boxes), rois, targets)
         losses = Losses(*self.rpn.losses(rpn, targets), *box_losses, *self._foreground_losses(pyramid, rois, targets))
@@ -270,13 +271,6 @@ class MaskRCNN(nn.Module):
         if self.config.keypoint_names:
             keypoint = self.keypoint_head.loss(self.keypoints(pyramid, foreground.boxes), whole, targets)
         return mask, keypoint
-
-    @staticmethod
-    def _detections(
-        found: Found, mask_logits: Float[Tensor, "N D M M"], keypoint_logits: Float[Tensor, "N D Kp S S"]
-    ) -> DetectionBatch:
-        stage("detections", torch.cat((found.boxes, found.labels[..., None], found.scores[..., None]), dim=-1))
-        return DetectionBatch(found.boxes, found.labels, found.scores, mask_logits, found.valid, keypoint_logits)
 
     def _frozen(self) -> Iterator[nn.Module]:
         """Yield the modules of the stages that are not trained."""

@@ -15,7 +15,7 @@ from maskrcnn.layers import ConvNorm, init_layer, init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.nms import nms
-from maskrcnn.stages import stage
+from maskrcnn.stages import is_recording, stage
 from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
 
 CLASS_STD, BOX_STD = 0.01, 0.001
@@ -143,12 +143,16 @@ class BoxHead(nn.Module):
         best, order = ranked.topk(min(config.detections_per_image, ranked.shape[1]))
         found = best >= 0
         stage("detection_places", order)
-        return Found(
+        detections = Found(
             torch.where(found[..., None], box_ops.gather_rows(boxes, order), 0.0),
             box_ops.gather_rows(labels, order) * found,
             best.clamp(min=0),
             found,
         )
+        if is_recording():
+            whole = (detections.boxes, detections.labels[..., None], detections.scores[..., None])
+            stage("detections", torch.cat(whole, dim=-1))
+        return detections
 
 
 def _candidates(scores: Float[Tensor, "N PK"], config: BoxHeadConfig) -> int:
