@@ -109,11 +109,13 @@ def anchors(subject: Subject) -> str:
 def objectness(subject: Subject) -> str:
     """Return the best objectness at every cell, level by level."""
     figures = []
-    for level in levels_of(subject.trace):
-        kept = subject.album.add(f"objectness-{level.name}", objectness_on_photo(subject.trace, level.name, SMALL_MAP))
+    levels = levels_of(subject.trace)
+    side, width = (SMALL_MAP, 245) if len(levels) > 1 else (MAP_SIDE, 500)
+    for level in levels:
+        kept = subject.album.add(f"objectness-{level.name}", objectness_on_photo(subject.trace, level.name, side))
         best = float(subject.trace["rpn_objectness"][0, level.anchors].amax().sigmoid())
         caption = f"{level.name}: {level.columns} × {level.rows} cells; the best anchor {best:.2f}"
-        figures.append(markup.figure(subject.album, kept, caption, width=245))
+        figures.append(markup.figure(subject.album, kept, caption, width=width))
     return markup.row(figures)
 
 
