@@ -130,35 +130,40 @@ def _backbone(f: Facts) -> Text:
 
 
 def _c(f: Facts, k: int) -> Text:
-    stride = 2**k
+    resnet = isinstance(f.config.backbone, ResNetConfig)
+    stride = f.height // f.structure.shapes[f"c{k}"][2] if f"c{k}" in f.structure.shapes else 2**k
     shape = f"{f.cells(f'c{k}')} cells of {f.channels(f'c{k}')} channels" if f"c{k}" in f.structure.shapes else ""
-    if k == 1:
+    if k == 1 and resnet:
         what = (
             "The stem: one 7 × 7 convolution that moves two pixels at a time. Its channels answer to edges and colours."
-            if isinstance(f.config.backbone, ResNetConfig)
-            else "The first blocks of 3 × 3 convolutions. Their channels answer to edges and colours."
         )
+    elif k == 1:
+        what = "The first two blocks of 3 × 3 convolutions. Their channels answer to edges and colours."
+    elif resnet:
+        what = (
+            f"Stage {k} of {f.backbone} is a chain of residual blocks: each adds a small correction to what it is "
+            "given, "
+            "which is why so many can be stacked and still be trained."
+        )
+    elif k == 5:
+        what = "The maxima of c4 over 2 × 2 cells, for the pyramid alone; nothing is learnt here."
     else:
-        blocks = (
-            "a chain of residual blocks: each adds a small correction to what it is given, which is why so many can be "
-            "stacked and still be trained"
-            if isinstance(f.config.backbone, ResNetConfig)
-            else "a block of 3 × 3 convolutions"
-        )
-        what = f"Stage {k} of {f.backbone} is {blocks}."
+        what = f"Block {k + 1} of {f.backbone}: three 3 × 3 convolutions."
+    if k == 5 and resnet and stride == 16:
+        what += " Its convolutions are dilated instead of halving the map."
     return Text(
         f"c{k}: the backbone's map at stride {stride}",
         f"{what} One cell stands for {stride} × {stride} pixels of the input: {shape}.",
-        "He et al. 2015, table 1" if isinstance(f.config.backbone, ResNetConfig) else "Simonyan and Zisserman 2014",
+        "He et al. 2015, table 1" if resnet else "Simonyan and Zisserman 2014",
     )
 
 
 def _lateral(f: Facts, k: int) -> Text:
+    then = "; the pyramid begins with it" if k == 5 else ", so that it can be added to the coarser level above it"
     return Text(
         f"Lateral connection of c{k}",
-        f"A 1 × 1 convolution brings the {f.channels(f'c{k}')} channels of c{k} to the {f.channels(f'p{k}')} that "
-        "all levels "
-        "share, so that it can be added to the coarser level above it.",
+        f"A 1 × 1 convolution brings the {f.channels(f'c{k}')} channels of c{k} to the {f.channels(f'p{k}')} that all "
+        f"levels share{then}.",
         "Lin et al. 2016, section 3, figure 3",
     )
 
@@ -266,13 +271,13 @@ def _deltas(f: Facts) -> Text:
 
 
 def _top_k(f: Facts) -> Text:
-    top, per = f.config.rpn.pre_nms_top_n, "level" if f.config.rpn.per_level else "image"
+    several = f.config.rpn.per_level and len(f.levels) > 1
+    top, per = f.config.rpn.pre_nms_top_n, "level" if several else "image"
+    fair = " and no level can crowd out another" if several else ""
     return Text(
         f"The best {number(top)} of each {per}",
         f"Of {f.anchors} anchors only the {number(top)} with the highest objectness of each {per} go on, so that the "
-        "next "
-        "steps stay cheap and no level can crowd out another. An object whose anchors score lower than that is lost "
-        "here.",
+        f"next steps stay cheap{fair}. An object whose anchors score lower than that is lost here.",
         "Ren et al. 2015, section 3.3; Lin et al. 2016, section 4.1",
     )
 
@@ -288,12 +293,12 @@ def _decode(f: Facts) -> Text:
 
 
 def _nms(f: Facts) -> Text:
+    others = "those of its level" if f.config.rpn.per_level and len(f.levels) > 1 else "those"
     return Text(
         "NMS: near-duplicates removed",
-        "From the best box downwards, each box deletes those that overlap it by more than IoU "
-        f"{f.config.rpn.nms_threshold:g}. "
-        f"One object that many anchors found keeps one or a few boxes. The {f.proposals} best that are left become "
-        "proposals.",
+        f"From the best box downwards, each box deletes {others} that overlap it by more than IoU "
+        f"{f.config.rpn.nms_threshold:g}. One object that many anchors found keeps one or a few boxes. The "
+        f"{f.proposals} best that are left become proposals.",
         "Ren et al. 2015, section 3.3",
     )
 
@@ -308,14 +313,18 @@ def _proposals(f: Facts) -> Text:
 
 
 def _roi_align(f: Facts) -> Text:
+    here = {
+        "align": "",
+        "pool": " This network uses RoIPool.",
+        "crop_and_resize": " This network uses TensorFlow's crop_and_resize: one sample a bin, from border to border.",
+    }[f.config.roi_align.method]
     return Text(
         "RoIAlign",
         "Heads need crops of one size, proposals have any size and lie between cells. RoIAlign divides the RoI into "
-        "equal "
-        "bins, samples the map at exact points inside each bin by bilinear interpolation, and averages. Nothing is "
-        "rounded. "
-        "RoIPool before it rounded the box, and then the bins, to whole cells: up to half a cell each time, at stride "
-        "16 that is 8 pixels, which a class survives but a mask does not.",
+        "equal bins, samples the map at exact points inside each bin by bilinear interpolation, and averages. Nothing "
+        "is rounded. RoIPool before it rounded the box, and then the bins, to whole cells: up to half a cell each "
+        "time, "
+        f"at stride 16 that is 8 pixels, which a class survives but a mask does not.{here}",
         "He et al. 2017, section 3",
     )
 
@@ -368,11 +377,12 @@ def _mask_features(f: Facts) -> Text:
 
 def _heads(f: Facts) -> Text:
     mask = ", and the mask head which of its pixels belong to it" if f.config.masks else ""
+    points = ", the keypoint head where its keypoints are" if f.config.keypoint_names else ""
     return Text(
         "Heads",
         f"The class and box head says of every crop which of {f.classes} {'class' if f.classes == 1 else 'classes'} it "
-        f"shows, or background, and where the object ends exactly{mask}. In training all losses are added up and "
-        "everything learns together.",
+        f"shows, or background, and where the object ends exactly{points}{mask}. In training all losses are added up "
+        "and everything learns together.",
         "He et al. 2017, section 3 and figure 4",
     )
 
@@ -444,13 +454,18 @@ def _mask_head(f: Facts) -> Text:
     mask = f.config.mask
     convs = f"{mask.num_convs} convolutions of 3 × 3" if mask.num_convs else "No convolutions of its own"
     shape = f.structure.shapes.get("mask_logits", (0, 0, 28, 28))
+    whose = "the object" if mask.class_agnostic else "every class"
+    choice = (
+        "One mask serves all classes here."
+        if mask.class_agnostic
+        else "Classes do not compete for a pixel: the class head has decided, and its class's mask is taken. In the "
+        "paper that was worth 5.5 points of mask AP."
+    )
     return Text(
         "Mask head",
         f"{convs}, one deconvolution that doubles the side, and a 1 × 1 convolution: {shape[2]} × {shape[3]} logits "
         "for "
-        f"{'every class' if not mask.class_agnostic else 'the object'}. Classes do not compete for a pixel: the "
-        "class head "
-        "has decided, and its class's mask is taken. That was worth 5.5 points of mask AP.",
+        f"{whose}. {choice}",
         "He et al. 2017, section 3 and table 2b",
     )
 
