@@ -199,6 +199,7 @@ def test_a_module_with_several_outputs_gives_each_its_name(model: MaskRCNN, imag
         ("backbone.layer9", "Did you mean 'backbone.layer"),
         ("zzzzzz", "This network has no stage or module 'zzzzzz'."),
         ("zz_*", "This network has no stage or module 'zz_*'."),
+        ("p9", "no stage or module 'p9'. Its stages are: image, image_meta, c1, c2, c3, c4, c5, p2, p3, p4, p5, p6,"),
     ],
 )
 def test_unknown_names(name: str, message: str, model: MaskRCNN, image: np.ndarray) -> None:

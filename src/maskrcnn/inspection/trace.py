@@ -242,7 +242,9 @@ def _matching(name: str, found: Mapping[str, Tensor]) -> set[str]:
 def _unknown(name: str, stages: list[str], modules: Mapping[str, nn.Module]) -> str:
     if name in modules:
         return f"The module {name!r} is a part without an output of its own; ask for '{name}.*'."
-    return f"This network has no stage or module {name!r}.{did_you_mean(name, [*stages, *modules], most=3)}"
+    near = did_you_mean(name, [*stages, *modules], most=3)
+    there = ", ".join(stage for stage in stages if "." not in stage and stage not in ALIASES)
+    return f"This network has no stage or module {name!r}.{near or f' Its stages are: {there}.'}"
 
 
 def _keep(model: MaskRCNN, tensors: MutableMapping[str, Tensor], path: str) -> Any:
