@@ -134,6 +134,13 @@ def test_the_map_is_used_by_keyboard(opened: Any) -> None:
     assert opened.evaluate("document.activeElement.dataset.part") == "rpn"
 
 
+def test_a_shape_on_the_photo_is_opened_by_keyboard(opened: Any) -> None:
+    opened.focus("#d-overview svg.photo [data-go]")
+    name = opened.get_attribute("#d-overview svg.photo [data-go]", "data-go")
+    opened.keyboard.press("Enter")
+    assert opened.is_visible(f"#d-{name}")
+
+
 def test_the_map_enlarges_and_returns(opened: Any) -> None:
     before = opened.get_attribute("#map > svg:not([hidden])", "viewBox")
     opened.click("#in")

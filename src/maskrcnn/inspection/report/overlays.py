@@ -29,7 +29,7 @@ def photo_svg(size: tuple[int, int], shapes: Iterable[str], label: str, part: Bo
     height, width = size
     x1, y1, x2, y2 = part or (0.0, 0.0, float(width), float(height))
     return (
-        f'<svg class="photo" viewBox="{x1:.1f} {y1:.1f} {x2 - x1:.1f} {y2 - y1:.1f}" role="img" '
+        f'<svg class="photo" viewBox="{x1:.1f} {y1:.1f} {x2 - x1:.1f} {y2 - y1:.1f}" role="group" '
         f'aria-label="{escape(label)}"><use href="#photo"/>{"".join(shapes)}</svg>'
     )
 

@@ -188,6 +188,14 @@
     }
   });
 
+  // Shapes on a photo are buttons too, and have to be told so.
+  document.addEventListener("keydown", (event) => {
+    const shape = event.target.closest("svg.photo [data-go]");
+    if (!shape || (event.key !== "Enter" && event.key !== " ")) return;
+    event.preventDefault();
+    shape.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+  });
+
   // A proposal, an object or an anchor is the same thing in all pictures: pointing at one lights up all.
   const light = (id) => {
     for (const element of $$("[data-obj]")) {
