@@ -384,3 +384,11 @@ def test_empty_and_scalar_tensors_in_the_table() -> None:
 def test_numbers_are_short(value: float, shown: str) -> None:
     [line] = [line for line in table(Trace({"loss": torch.tensor(value, dtype=torch.float64)}), 120) if "loss" in line]
     assert line.split()[3] == shown and len(shown) <= 7
+
+
+def test_flags_are_counted_without_becoming_numbers() -> None:
+    flags = torch.tensor([[True, False, False, True], [False, False, False, True]])
+    some, none, every = Trace({"a": flags, "b": torch.zeros(0, 2, dtype=torch.bool), "c": flags[:, 3:]}).summary()
+    assert [some[key] for key in ("dtype", "min", "max", "mean", "zeros")] == ["bool", 0.0, 1.0, 0.375, 0.625]
+    assert none["min"] is none["max"] is none["mean"] is none["zeros"] is None
+    assert [every[key] for key in ("min", "max", "mean", "zeros", "nan", "inf")] == [1.0, 1.0, 1.0, 0.0, 0, 0]

@@ -266,7 +266,9 @@ def _keep(model: MaskRCNN, tensors: MutableMapping[str, Tensor], path: str) -> A
 
 
 def _summary(name: str, tensor: Tensor) -> Summary:
-    values = tensor.detach().float()
+    if tensor.dtype == torch.bool:  # 100 masks of a large photo are 2 GB, and would be 16 as numbers
+        return _summary_of_flags(name, tensor)
+    values = tensor.detach().cpu().float()  # not every device has the float64 of the mean
     figures: dict[str, float | None] = {"min": None, "max": None, "mean": None}
     nan = inf = 0
     shown = values
@@ -285,4 +287,21 @@ def _summary(name: str, tensor: Tensor) -> Summary:
         zeros=1 - int(values.count_nonzero()) / values.numel() if values.numel() else None,
         nan=nan,
         inf=inf,
+    )
+
+
+def _summary_of_flags(name: str, tensor: Tensor) -> Summary:
+    """Return the row of a tensor of flags, without making numbers of them."""
+    size, true = tensor.numel(), int(tensor.count_nonzero())
+    return Summary(
+        name=name,
+        shape=list(tensor.shape),
+        axes=named_shape(name, tuple(tensor.shape)),
+        dtype="bool",
+        min=float(true == size) if size else None,
+        max=float(true > 0) if size else None,
+        mean=true / size if size else None,
+        zeros=1 - true / size if size else None,
+        nan=0,
+        inf=0,
     )
