@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from maskrcnn import Config, MaskRCNN
 from maskrcnn.errors import ImageFileError, InputError
@@ -148,6 +149,47 @@ def test_every_kind_of_network(preset: str, names: int, changes: dict[str, Any])
     assert set(re.findall(r'data-image="([^"]+)"', text)) <= set(data(text)["images"])
     assert set(re.findall(r'data-go="([^"]+)"', text)) <= articles(text)
     assert "object-0" in articles(text)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "said", "unsaid"),
+    [
+        pytest.param("vgg16", PLAIN, "Simonyan and Zisserman 2014; Ren et al. 2015", "He et al. 2015", id="VGG"),
+        pytest.param("resnet18", PLAIN, "Each proposal is cut from c4", "The weights are the same on", id="one level"),
+        pytest.param("resnet18", PLAIN, "The head keeps it a map", "The crop is finer than", id="crops of one size"),
+        pytest.param(
+            "small-fpn", {**TINY, "masks": False}, "the best 10 of the image are kept.", "Only these", id="no masks"
+        ),
+        pytest.param(
+            "small-fpn",
+            {**TINY, "box.class_agnostic": True, "mask.class_agnostic": True, "box.classes_per_roi": "best"},
+            "of each RoI its likeliest class alone, each with the box that the head gives the RoI",
+            "for the class in question",
+            id="one box and mask for all classes",
+        ),
+        pytest.param("small-fpn", {**TINY, "rpn.num_convs": 2}, "2 convolutions of 3 × 3", "A 3 × 3 conv", id="RPN"),
+        pytest.param(
+            "small-fpn", {**TINY, "rpn.clip": "input"}, "border of the padded input", "border of the image", id="clip"
+        ),
+    ],
+)
+def test_sentences_are_those_of_the_network(preset: str, changes: dict[str, Any], said: str, unsaid: str) -> None:
+    text = report(MaskRCNN(Config.preset(preset, class_names=["a", "b"], overrides=changes)), photo())
+    assert said in text and unsaid not in text
+
+
+def test_the_smallest_photo_has_a_report() -> None:
+    text = report(tiny_model(box__score_threshold=0.0), np.zeros((1, 1, 3), np.uint8))
+    assert "thumb-0" in data(text)["images"]
+
+
+def test_nan_is_counted_where_nothing_else_is_left() -> None:
+    model = tiny_model(box__score_threshold=0.0)
+    with torch.no_grad():
+        model.mask_head.deconv.bias.fill_(float("nan"))
+    text = report(model, photo())
+    head = text.split('id="d-mask_head"')[1].split("</article>")[0]
+    assert "<td>mask_logits</td><td>float32</td>" in head and " NaN, 0 Inf" in head
 
 
 def test_bad_input() -> None:

@@ -182,3 +182,37 @@ def test_it_prints_the_map_and_every_step(browser: Any, file: Path) -> None:
     assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") >= 8
     page.close()
     assert not complaints
+
+
+def test_the_tabs_are_used_by_keyboard(opened: Any) -> None:
+    tab = '#views [role="tab"]'
+    assert opened.evaluate(f"[...document.querySelectorAll('{tab}')].map(t => t.tabIndex)") == [0, -1, -1, -1]
+    opened.focus(f"{tab} >> nth=0")
+    opened.keyboard.press("ArrowRight")
+    assert opened.get_attribute("#map > svg:not([hidden])", "data-view") == "blocks"
+    assert opened.evaluate("document.activeElement.dataset.view") == "blocks"
+    opened.keyboard.press("End")
+    assert opened.get_attribute("#map > svg:not([hidden])", "data-view").startswith("layers")
+
+
+def test_what_is_dark_is_printed_light(browser: Any, file: Path) -> None:
+    page, complaints = _open(browser, file, {"width": 1280, "height": 800}, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    page.close()
+    assert not complaints
+
+
+def test_it_works_with_a_broken_address_and_inside_another_page(browser: Any, file: Path) -> None:
+    page, complaints = _open(browser, file, {"width": 1280, "height": 800})
+    page.goto(f"{file.as_uri()}#%E0%A4%A")
+    page.reload()
+    assert page.is_visible("#d-overview")
+    page.set_content("<iframe width='1200' height='700'></iframe>")
+    page.eval_on_selector("iframe", "(frame, text) => { frame.srcdoc = text; }", file.read_text(encoding="utf-8"))
+    inner = page.frame_locator("iframe")
+    inner.locator(box("backbone")).click()
+    assert "Backbone" in inner.locator("#details > article:not([hidden])").inner_text()
+    page.close()
+    assert not complaints

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 from PIL import Image
 
 from maskrcnn.errors import counted
 from maskrcnn.inspection.follow import Crop, ObjectTrail, Removed
 from maskrcnn.inspection.pictures import heat, signed_heat
+from maskrcnn.inspection.pictures.colors import value_range
 from maskrcnn.inspection.report import markup, overlays
 from maskrcnn.inspection.report.overlays import AFTER, BEFORE, FOUND, REMOVED, Box
 from maskrcnn.inspection.report.subject import Subject
@@ -117,7 +119,7 @@ def mask_figures(subject: Subject, trail: ObjectTrail) -> list[str]:
     logits = trail.mask_logits.float().numpy()
     name = subject.album.add(f"logits-{trail.number}", signed_heat(logits), cells=True)
     size = "{} × {}".format(*logits.shape)
-    low, high = float(np.nanmin(logits)), float(np.nanmax(logits))
+    low, high = value_range(logits)
     figures = [
         markup.figure(
             subject.album,
@@ -150,7 +152,7 @@ def around(boxes: list[Box], size: tuple[int, int], margin: float = 0.25) -> Box
 
 def thumbnail(subject: Subject, trail: ObjectTrail, side: int = 160) -> str:
     """Return the name of a small picture of the object, cut from the photo."""
-    x1, y1, x2, y2 = (round(v) for v in around([trail.box], subject.size, 0.1))
-    picture = Image.fromarray(subject.run.photo[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
+    x1, y1, x2, y2 = around([trail.box], subject.size, 0.1)
+    picture = Image.fromarray(subject.run.photo[int(y1) : math.ceil(y2), int(x1) : math.ceil(x2)])
     picture.thumbnail((side, side))
     return subject.album.add(f"thumb-{trail.number}", picture)

@@ -74,7 +74,7 @@ def page(subject: Subject) -> str:
 <div class="zoom"><button class="button" id="in" aria-label="Enlarge">+</button>
 <button class="button" id="out" aria-label="Reduce">−</button>
 <button class="button" id="fit" aria-label="Show all">⤢</button></div></div>
-<div id="map">{"".join(_drawn(name, sheet) for name, _, sheet in views)}</div>
+<div id="map" role="tabpanel" aria-label="Drawing">{"".join(_drawn(name, sheet) for name, _, sheet in views)}</div>
 <p class="hint">Click to see what is there; click again to go inside. Scroll or pinch to zoom, drag to move.</p>
 {strip}
 </section>
@@ -161,7 +161,8 @@ def _where(views: Iterable[tuple[str, str, Sheet]]) -> dict[str, dict[str, str]]
 
 def _tabs(views: Iterable[tuple[str, str, Sheet]]) -> str:
     return " ".join(
-        f'<button class="button" role="tab" data-view="{name}" aria-selected="false">{escape(tab)}</button>'
+        f'<button class="button" role="tab" aria-controls="map" data-view="{name}" aria-selected="false">'
+        f"{escape(tab)}</button>"
         for name, tab, _ in views
     )
 
@@ -219,9 +220,7 @@ def _colors() -> str:
     return (
         "\n"
         + rule(":root", light)
-        + "\n"
+        + "\n@media screen{"  # on paper the colours are the light ones
         + rule(":root.dark", dark)
-        + "\n@media print{"
-        + rule(":root.dark", light)
         + "}"
     )

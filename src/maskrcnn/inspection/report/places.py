@@ -97,12 +97,12 @@ def overview(subject: Subject) -> str:
         if subject.random
         else ""
     )
+    masks = subject.run.config.masks
     body = (
-        f"{random}Four parts turn pixels into masks: the backbone describes the image, the region proposal network "
-        "looks at "
-        f"{anchors} anchors and proposes boxes, RoIAlign cuts a crop of one size for each, and the heads say what is "
-        "in it, "
-        "where exactly, and which pixels. Click a part of the map to go inside, or take the walk."
+        f"{random}Four parts turn pixels into {'masks' if masks else 'boxes'}: the backbone describes the image, the "
+        f"region proposal network looks at {anchors} anchors and proposes boxes, RoIAlign cuts a crop of one size for "
+        f"each, and the heads say what is in it{', where exactly, and which pixels' if masks else ' and where exactly'}"
+        ". Click a part of the map to go inside, or take the walk."
     )
     keys = (
         "<p class='body'><kbd>W</kbd> begins the walk, <kbd>←</kbd> <kbd>→</kbd> go through it, <kbd>Tab</kbd> and "
@@ -171,10 +171,10 @@ def _figures(subject: Subject, place: Place) -> str:
     rows = []
     for stage in place.stages:
         row = subject.summaries.get(stage)
-        if row is None or row["min"] is None:
+        if row is None or row["zeros"] is None:  # not of this run, or without values
             continue
-        odd = f"{row['nan']} NaN, {row['inf']} Inf" if row["nan"] or row["inf"] else ""
-        values = [f"{row[key]:.4g}" for key in ("min", "max", "mean")]
+        odd = f"{number(row['nan'])} NaN, {number(row['inf'])} Inf" if row["nan"] or row["inf"] else ""
+        values = ["–" if row[key] is None else f"{row[key]:.4g}" for key in ("min", "max", "mean")]
         rows.append((stage, row["dtype"], *values, f"{100 * row['zeros']:.0f} %", odd))
     if not rows:
         return ""

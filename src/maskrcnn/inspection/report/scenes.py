@@ -114,7 +114,7 @@ def objectness(subject: Subject) -> str:
     for level in levels:
         kept = subject.album.add(f"objectness-{level.name}", objectness_on_photo(subject.trace, level.name, side))
         best = float(subject.trace["rpn_objectness"][0, level.anchors].amax().sigmoid())
-        caption = f"{level.name}: {level.columns} × {level.rows} cells; the best anchor {best:.2f}"
+        caption = f"{level.name}: {level.rows} × {level.columns} cells; the best anchor {best:.2f}"
         figures.append(markup.figure(subject.album, kept, caption, width=width))
     return markup.row(figures)
 

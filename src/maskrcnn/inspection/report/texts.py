@@ -79,6 +79,13 @@ class Facts:
         return "VGG-16"
 
     @property
+    def backbone_paper(self) -> str:
+        """Where the backbone is from."""
+        if isinstance(self.config.backbone, ResNetConfig):
+            return "Xie et al. 2016" if self.config.backbone.groups > 1 else "He et al. 2015, section 3"
+        return "Simonyan and Zisserman 2014"
+
+    @property
     def anchor_sum(self) -> str:
         """How the number of anchors comes about."""
         cells = " + ".join("{} × {}".format(*self.map_size(level)) for level in self.structure.strides)
@@ -122,10 +129,10 @@ def _backbone(f: Facts) -> Text:
         second = f"Proposals and crops all come from one map, {f.levels[0]}, at stride 16: there is no pyramid here."
     return Text(
         f"Backbone: {f.backbone}{' + FPN' if f.fpn else ''}",
-        f"{f.backbone} turns pixels into features. Each stage halves the map and deepens it, so that a cell of c4 "
-        "looks at "
+        f"{f.backbone} turns pixels into features. Stage by stage the map becomes coarser and deeper, so that a cell "
+        "of c4 looks at "
         f"a large piece of the image and says in hundreds of numbers what is there. {second}",
-        "He et al. 2015, section 3; Lin et al. 2016, section 3" if f.fpn else "He et al. 2015; Ren et al. 2015",
+        f"{f.backbone_paper}; {'Lin et al. 2016, section 3' if f.fpn else 'Ren et al. 2015'}",
     )
 
 
@@ -229,14 +236,20 @@ def _rpn(f: Facts) -> Text:
 
 
 def _rpn_head(f: Facts) -> Text:
+    convs = f.config.rpn.num_convs
+    first = "A 3 × 3 convolution" if convs == 1 else f"{convs} convolutions of 3 × 3, each"
+    several = len(f.levels) > 1
+    shared = (
+        " The weights are the same on every level; that works since an object of p5's size looks there as one of p2's "
+        "size looks on p2."
+        if several
+        else ""
+    )
     return Text(
-        "RPN head, shared by all levels",
-        f"A 3 × 3 convolution of {f.config.rpn.channels} channels, then two 1 × 1 convolutions: {f.per_cell} "
-        "objectness "
-        f"logits and {4 * f.per_cell} deltas at every cell, for its {f.per_cell} anchors. The weights are the same "
-        "on every "
-        "level; that works since an object of p5's size looks there as one of p2's size looks on p2.",
-        "Ren et al. 2015, figure 3; Lin et al. 2016, section 4.1",
+        "RPN head, shared by all levels" if several else "RPN head",
+        f"{first} of {f.config.rpn.channels} channels, then two 1 × 1 convolutions: {f.per_cell} objectness "
+        f"logits and {4 * f.per_cell} deltas at every cell, for its {f.per_cell} anchors.{shared}",
+        "Ren et al. 2015, figure 3" + ("; Lin et al. 2016, section 4.1" if several else ""),
     )
 
 
@@ -285,9 +298,9 @@ def _top_k(f: Facts) -> Text:
 def _decode(f: Facts) -> Text:
     return Text(
         "Refinement: deltas applied",
-        "Each chosen anchor is moved and scaled by its deltas, and cut off at the border of the image. What comes "
-        "out are the "
-        "boxes that NMS compares.",
+        "Each chosen anchor is moved and scaled by its deltas, and cut off at the border of the "
+        f"{'image' if f.config.rpn.clip == 'image' else 'padded input'}. What comes out are the boxes that NMS "
+        "compares.",
         "Ren et al. 2015, equation 2",
     )
 
@@ -364,13 +377,17 @@ def _box_features(f: Facts) -> Text:
 def _mask_features(f: Facts) -> Text:
     size = f.config.mask.pool_size
     channels = f.channels("mask_features")
+    boxes = f.config.box.pool_size
+    finer = (
+        f"The crop is finer than the one for classes ({boxes} × {boxes}) because a mask must keep the layout of the "
+        "object, pixel by pixel, where a class needs only its gist. "
+        if size > boxes
+        else ""
+    )
     return Text(
         f"Crops for masks: {size} × {size} × {channels}",
         f"For masks the final boxes, not the proposals, are cut out: {f.slots} slots of {size} × {size} × {channels}. "
-        f"The crop is finer than the one for classes ({f.config.box.pool_size} × {f.config.box.pool_size}) because a "
-        "mask must "
-        "keep the layout of the object, pixel by pixel, where a class needs only its gist; and it stays a map, for "
-        "convolutions, instead of becoming a vector.",
+        f"{finer}The head keeps it a map, for convolutions, instead of making it a vector.",
         "He et al. 2017, section 3 and figure 4",
     )
 
@@ -390,9 +407,9 @@ def _heads(f: Facts) -> Text:
 def _stage5(f: Facts) -> Text:
     return Text(
         "Stage five, on every crop",
-        "In the network without FPN the ResNet's fifth stage is part of the head: it runs on every crop, for boxes "
-        "and for "
-        "masks with the same weights. That is thorough and slow, since it runs for each proposal anew.",
+        "In the network without FPN the ResNet's fifth stage is part of the head: it runs on every crop"
+        f"{', for all heads with the same weights' if f.config.masks or f.config.keypoint_names else ''}. That is "
+        "thorough and slow, since it runs for each proposal anew.",
         "He et al. 2017, figure 4, left",
     )
 
@@ -404,10 +421,12 @@ def _box_head(f: Facts) -> Text:
         if box.num_fcs
         else "The crop is averaged to one vector"
     )
+    if box.num_convs:
+        layers = f"{box.num_convs} convolutions of 3 × 3 come first. {layers}"
     return Text(
         "Class and box head",
         f"{layers}; from what they say two layers give {f.classes + 1} class logits (background is the last) and "
-        f"{'4 deltas' if box.class_agnostic else f'{f.classes} × 4 deltas, a box for every class'}. ",
+        f"{'4 deltas' if box.class_agnostic else f'{f.classes} × 4 deltas, a box for every class'}.",
         "He et al. 2017, figure 4; Girshick 2015",
     )
 
@@ -422,20 +441,22 @@ def _class_logits(f: Facts) -> Text:
 
 
 def _box_deltas(f: Facts) -> Text:
+    knowing = "" if f.config.box.class_agnostic else ", now by deltas that know the class"
     return Text(
         "Box of every RoI",
-        "The proposal is moved once more, now by deltas that know the class. Twice refined, from anchor to proposal to "
-        "detection, the box ends close to the object.",
+        f"The proposal is moved once more{knowing}. Twice refined, from anchor to proposal to detection, the box ends "
+        "close to the object.",
         "Girshick 2015, section 2.3",
     )
 
 
 def _box_decode(f: Facts) -> Text:
+    only = ", of each RoI its likeliest class alone" if f.config.box.classes_per_roi == "best" else ""
+    whose = "the RoI" if f.config.box.class_agnostic else "this class"
     return Text(
         "Boxes of the likeliest classes",
-        f"Pairs of RoI and class that score more than {f.config.box.score_threshold:g} go on, each with the box that "
-        "the "
-        "head gives this class.",
+        f"Pairs of RoI and class that score more than {f.config.box.score_threshold:g} go on"
+        f"{only}, each with the box that the head gives {whose}.",
         "Girshick 2015, section 2.3",
     )
 
@@ -445,7 +466,7 @@ def _detections(f: Facts) -> Text:
         "Detections",
         "Within each class NMS deletes boxes that overlap a better one by more than IoU "
         f"{f.config.box.nms_threshold:g}; "
-        f"the best {f.slots} of the image are kept. Only these get masks.",
+        f"the best {f.slots} of the image are kept.{' Only these get masks.' if f.config.masks else ''}",
         "He et al. 2017, section 3.1",
     )
 
@@ -475,8 +496,11 @@ def _mask_logits(f: Facts) -> Text:
     return Text(
         f"Mask logits: {shape[2]} × {shape[3]}",
         "A logit for every cell of the detection's box; above zero the cell more likely belongs to the object. "
-        "There is one "
-        "such map for every class, and the one of the detected class is used.",
+        + (
+            "There is one such map, whatever the class."
+            if f.config.mask.class_agnostic
+            else "There is one such map for every class, and the one of the detected class is used."
+        ),
         "He et al. 2017, section 3",
     )
 

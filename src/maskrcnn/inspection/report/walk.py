@@ -47,7 +47,7 @@ def _features(subject: Subject, f: Facts) -> list[Step]:
         ),
         Step(
             "Deeper means coarser, and knows more",
-            f"Stage by stage {f.backbone} halves the map and adds channels: from {f.cells('c2')} × "
+            f"Stage by stage {f.backbone} makes the map coarser and adds channels: from {f.cells('c2')} × "
             f"{f.channels('c2')} at c2 "
             f"to {f.cells(last)} × {f.channels(last)} at {last}. What is gained in meaning is lost in place.",
             scenes.energies(subject, maps[1:], "where it is strong"),
@@ -116,7 +116,7 @@ def _heads(subject: Subject, f: Facts) -> list[Step]:
     made = [
         Step(
             "A crop of one size for each",
-            "Each proposal is cut from the level that fits its size. "
+            f"Each proposal is cut from {'the level that fits its size' if f.fpn else f.levels[0]}. "
             + (
                 "RoIAlign samples at exact points between the cells; RoIPool, below, would have rounded the box to "
                 "whole "
@@ -136,20 +136,22 @@ def _heads(subject: Subject, f: Facts) -> list[Step]:
         ),
         Step(
             "Where exactly?",
-            "The box head moves the proposal once more, for the class in question. NMS within each class leaves the "
-            "detections.",
+            "The box head moves the proposal once more"
+            f"{'' if f.config.box.class_agnostic else ', for the class in question'}. NMS within each class leaves "
+            "the detections.",
             scenes.head_refinement(subject),
             ("box_head", "select", "detections"),
         ),
     ]
     if f.config.masks:
         size = f.structure.shapes["mask_logits"][-1]
+        whose = "" if f.config.mask.class_agnostic else " for its class"
         made.append(
             Step(
                 "Which pixels?",
                 f"Each detection is cut out once more, now {f.config.mask.pool_size} × {f.config.mask.pool_size}, "
                 "and the mask "
-                f"head gives {size} × {size} logits for its class. Above zero means: belongs to it.",
+                f"head gives {size} × {size} logits{whose}. Above zero means: belongs to it.",
                 scenes.mask_logits(subject),
                 ("mask_roi_align", "mask_head"),
             )

@@ -14,6 +14,10 @@
     }
   };
 
+  // The place in the address; a page shown inside another, as in a notebook, may have none.
+  const address = (place) => { try { history.replaceState(null, "", `#${place}`); } catch { /* as it was */ } };
+  const asked = () => { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } };
+
   // Light and dark: the system's wish, until a person chooses.
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -54,7 +58,10 @@
     if (name !== view) setBox(views.get(name), home.get(name));
     view = name;
     for (const [other, svg] of views) svg.toggleAttribute("hidden", other !== name);
-    for (const tab of $$("#views [data-view]")) tab.setAttribute("aria-selected", String(tab.dataset.view === name));
+    for (const tab of $$("#views [data-view]")) {
+      tab.setAttribute("aria-selected", String(tab.dataset.view === name));
+      tab.tabIndex = tab.dataset.view === name ? 0 : -1;
+    }
   };
   const boxesOf = (keys, svg = views.get(view)) => $$(".box", svg).filter((b) => keys.includes(b.dataset.key));
   const around = (boxes, svg) => {
@@ -135,7 +142,7 @@
     for (const item of $$(".object")) item.classList.toggle("chosen", item.dataset.go === key);
     $(".right").scrollTop = 0;
     if (narrow.matches && scroll) $(".right").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
-    history.replaceState(null, "", `#${encodeURIComponent(key)}`);
+    address(encodeURIComponent(key));
   };
   const deeper = (key) => {
     const next = data.inside[view]?.[key];
@@ -167,6 +174,16 @@
   for (const tab of $$("#views [data-view]")) {
     tab.addEventListener("click", () => { show(tab.dataset.view); moveTo(views.get(view), home.get(view)); });
   }
+  $("#views").addEventListener("keydown", (event) => {
+    const tabs = $$("#views [data-view]"), there = tabs.indexOf(event.target);
+    const next = { ArrowRight: there + 1, ArrowLeft: there - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (there < 0 || next === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();  // elsewhere the arrows are the walk's
+    const tab = tabs[(next + tabs.length) % tabs.length];
+    tab.focus();
+    tab.click();
+  });
   $("#in").addEventListener("click", () => zoom(0.75));
   $("#out").addEventListener("click", () => zoom(1 / 0.75));
   $("#fit").addEventListener("click", () => moveTo(views.get(view), home.get(view)));
@@ -246,7 +263,7 @@
     frameOn(keys);
     $(".right").scrollTop = 0;
     if (narrow.matches) walk.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
-    history.replaceState(null, "", `#walk-${step + 1}`);
+    address(`walk-${step + 1}`);
   };
   $("#start").addEventListener("click", () => (step < 0 ? walkTo(0) : (leaveWalk(), choose(chosen || "overview"))));
   $("#next").addEventListener("click", () => walkTo(step + 1));
@@ -255,7 +272,7 @@
   $$(".steps button", walk).forEach((dot, i) => dot.addEventListener("click", () => walkTo(i)));
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "w" && step < 0) return walkTo(0);
+    if (event.key.toLowerCase() === "w" && step < 0) return walkTo(0);
     if (step < 0) {
       if (event.key === "Escape") { show("parts"); moveTo(views.get("parts"), home.get("parts")); choose("overview"); }
       return;
@@ -274,7 +291,7 @@
   });
 
   // Where the address says, or at the beginning.
-  const start = decodeURIComponent(location.hash.slice(1));
+  const start = asked();
   show("parts");
   if (/^walk-\d+$/.test(start)) walkTo(Number(start.slice(5)) - 1);
   else if (document.getElementById(`d-${start}`)) {
