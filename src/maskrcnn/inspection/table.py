@@ -126,9 +126,21 @@ def _number(value: float | None) -> str:
     return next((text for text in short if len(text) <= 7), short[-1])
 
 
+def share(part: float) -> str:
+    """Return a share in per cent; of nearly all it is not said to be all, nor of hardly any to be none.
+
+    Example:
+        >>> share(0.25), share(0.998), share(1.0), share(0.001)
+        ('25%', '>99%', '100%', '<1%')
+    """
+    if 0 < part < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= part < 1 else f"{100 * part:.0f}%"
+
+
 def _oddities(row: dict[str, Any]) -> list[Text]:
     """Return the share of zeros and the counts of NaN and infinite values, red where they tell of a fault."""
-    zeros = "–" if row["zeros"] is None else f"{100 * row['zeros']:.0f}%"
+    zeros = "–" if row["zeros"] is None else share(row["zeros"])
     count = row["nan"] or row["inf"]
     alarming = row["nan"] or (row["inf"] and row["name"] != "top_scores")
     odd = Text(f"{row['nan']}/{row['inf']}" if count else "0", style="bold red" if alarming else "")

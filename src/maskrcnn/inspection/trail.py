@@ -82,6 +82,13 @@ class Crop:
     """FPN, equation 1, before it is rounded to a level there is; None where there is one level only."""
     values: Float[Tensor, "C size size"]
 
+    @property
+    def choice(self) -> str:
+        """How the level was chosen, in brackets; empty where there is one level only."""
+        if self.level_number is None:
+            return ""
+        return f" (FPN's equation 1 gives {self.level_number:.2f}, then rounded and kept among the levels)"
+
 
 @dataclass(frozen=True, eq=False)
 class ObjectTrail:
@@ -194,7 +201,7 @@ class ObjectTrail:
             size = "{} × {}".format(*self.mask_logits.shape)
             steps += [
                 ("Crop for the mask", _crop_told(self.mask_crop)),
-                ("Mask logits", f"{size}, from {low:.2f} to {high:.2f}"),
+                ("Mask logits", f"{size}, from {low:.3g} to {high:.3g}"),
                 ("Mask", f"{counted(self.mask_area or 0, 'pixel')} of the photo"),
             ]
         if self.keypoint_crop is not None and self.keypoints is not None:
@@ -241,5 +248,4 @@ def _removed_told(removed: Sequence[Removed]) -> str:
 
 def _crop_told(crop: Crop) -> str:
     channels, height, width = crop.values.shape
-    chosen = "" if crop.level_number is None else f" (equation 1 gives {crop.level_number:.2f})"
-    return f"{channels} channels of {height} × {width} from {crop.level}{chosen}"
+    return f"{channels} channels of {height} × {width} from {crop.level}{crop.choice}"

@@ -154,8 +154,9 @@ def _rpn(found: Contents, structure: Structure) -> None:
         [f"sizes {span}", f"ratios {listed(anchors.ratios)}", f"{per_cell} per cell: {total:,}"],
         ("anchors",),
     )
-    top = structure.shapes["proposals_before_nms"][1]
     each = several and config.per_level
+    sizes_of_lists = structure.level_anchors.values() if each else (total,)
+    top = sum(min(config.pre_nms_top_n, size) for size in sizes_of_lists)  # free slots of small levels left out
     found["top_k"] = Content(
         "rpn",
         "step",

@@ -61,7 +61,8 @@ def facts(structure: Structure) -> str:
     total = sum(structure.parameters.values())
     said.append(f"{millions(total)} parameters")
     operations = sum(structure.multiply_adds.values())
-    said.append(f"{operations / 1e9:,.0f} G multiply-adds" if operations >= 1e9 else f"{operations / 1e6:.0f} M")
+    count = f"{operations / 1e9:,.0f} G" if operations >= 1e9 else f"{operations / 1e6:.0f} M"
+    said.append(f"{count} multiply-adds")
     return " · ".join(said)
 
 

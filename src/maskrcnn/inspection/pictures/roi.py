@@ -92,7 +92,7 @@ def _caption(geometry: RoIGeometry) -> str:
 def _off(geometry: RoIGeometry) -> str:
     """Return how far RoIPool's region is from the RoI, at worst, in pixels of the network's input."""
     off = max(abs(a - b) for a, b in zip(geometry.box, geometry.pool_box, strict=True))
-    return f"off by up to {off * geometry.stride:.1f} pixels"
+    return f"off by up to {off * geometry.stride:.1f} input pixels"
 
 
 def _window(geometry: RoIGeometry) -> tuple[int, int, int, int]:

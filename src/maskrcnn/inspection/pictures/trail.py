@@ -59,7 +59,7 @@ def trail_picture(trace: Trace, trail: ObjectTrail) -> Image.Image:
         low, high = (float(v) for v in trail.mask_logits.aminmax())
         panels += [
             (_energy(trail.mask_crop), _crop_caption("7  Crop for the mask", trail.mask_crop)),
-            (_logits(trail.mask_logits), f"8  Mask logits of {trail.name}, {low:.1f} (blue) to {high:.1f} (red)"),
+            (_logits(trail.mask_logits), f"8  Mask logits of {trail.name}, {low:.3g} (blue) to {high:.3g} (red)"),
             (_mask(trace, trail), f"9  The mask: {trail.mask_area:,} pixels of the photo"),
         ]
     if trail.keypoints is not None:

@@ -107,8 +107,9 @@ def _crops(subject: Subject, trail: ObjectTrail) -> list[str]:
         channels, side = crop.values.shape[0], crop.values.shape[1]
         energy = crop.values.float().square().mean(0).sqrt().numpy()
         name = subject.album.add(f"crop-{trail.number}-{what}", heat(energy), cells=True)
-        level = "" if crop.level_number is None else f" (equation 1 gives {crop.level_number:.2f})"
-        caption = f"{side} × {side} × {channels} for {what}, from {crop.level}{level}; mean strength of its channels"
+        caption = (
+            f"{side} × {side} × {channels} for {what}, from {crop.level}{crop.choice}; mean strength of its channels"
+        )
         figures.append(markup.figure(subject.album, name, caption, width=CROP, cells=True))
     return figures
 
@@ -124,7 +125,7 @@ def mask_figures(subject: Subject, trail: ObjectTrail) -> list[str]:
         markup.figure(
             subject.album,
             name,
-            f"{size} logits of {trail.name}, {low:.1f} to {high:.1f}: red belongs to it, blue does not",
+            f"{size} logits of {trail.name}, {low:.3g} to {high:.3g}: red belongs to it, blue does not",
             width=LOGITS,
             cells=True,
         )

@@ -49,7 +49,7 @@ def page(subject: Subject) -> str:
     assets = resources.files(__package__) / "assets"
     style = (assets / "report.css").read_text(encoding="utf-8") + _colors()
     code = (assets / "report.js").read_text(encoding="utf-8")
-    title = f"Mask R-CNN on {subject.name}"
+    title = f"{subject.model_name.split(' on ')[0]} on {subject.name}"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -121,8 +121,9 @@ def _places(views: Iterable[tuple[str, str, Sheet]]) -> list[Place]:
             place.stages = tuple(dict.fromkeys((*place.stages, *box.stages)))
             place.layers = tuple(dict.fromkeys((*place.layers, *box.layers)))
         for arrow in sheet.arrows:
-            if arrow.target in fresh and arrow.source not in places[arrow.target].sources:
-                places[arrow.target].sources.append(arrow.source)
+            if arrow.target in fresh:
+                said = " ".join(line.text for line in arrow.labels)
+                places[arrow.target].sources.setdefault(arrow.source, said)
     return list(places.values())
 
 

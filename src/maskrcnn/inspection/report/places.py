@@ -12,7 +12,8 @@ from maskrcnn.inspection.report import markup, scenes
 from maskrcnn.inspection.report.objects import object_article
 from maskrcnn.inspection.report.subject import Subject
 from maskrcnn.inspection.report.texts import explain, number
-from maskrcnn.inspection.structure import Layer, Structure
+from maskrcnn.inspection.structure import Layer
+from maskrcnn.inspection.table import share
 
 Scene = Callable[[Subject], str]
 
@@ -27,8 +28,8 @@ class Place:
     lines: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
-    sources: list[str] = field(default_factory=list)
-    """Keys of the boxes that arrows come from."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Keys of the boxes that arrows come from, with what is written at the arrow."""
 
 
 SCENES: dict[str, Scene] = {
@@ -141,8 +142,9 @@ def _facts(subject: Subject, place: Place, layers: list[Layer], known: dict[str,
     pairs = []
     names = {"+": "the sum"}
     sources = [
-        f"{names.get(known[key].title, known[key].title)}{_shape_of(subject.structure, known[key])}"
-        for key in place.sources
+        names.get(known[key].title, known[key].title)
+        + (f" ({said})" if said and place.key in PARTS else _shape_of(subject, known[key]))
+        for key, said in place.sources.items()
         if key in known
     ]
     pairs.append(("From", "; ".join(dict.fromkeys(sources))))
@@ -158,11 +160,13 @@ def _facts(subject: Subject, place: Place, layers: list[Layer], known: dict[str,
     return pairs
 
 
-def _shape_of(structure: Structure, place: Place) -> str:
-    """Return the shape of what a place hands on, in brackets."""
-    shapes = [structure.shapes[stage] for stage in place.stages if stage in structure.shapes]
-    if not shapes and place.layers and place.layers[-1] in structure.layers:
-        shapes = [structure.layers[place.layers[-1]].out_shape]
+def _shape_of(subject: Subject, place: Place) -> str:
+    """Return the shape of what a place hands on, in brackets: crops before levels, else the first of its stages."""
+    layers = subject.structure.layers
+    handed = sorted((s for s in place.stages if s in subject.trace), key=lambda s: not s.endswith("_features"))
+    shapes = [tuple(subject.trace[stage].shape) for stage in handed]
+    if not shapes and place.layers and place.layers[-1] in layers:
+        shapes = [layers[place.layers[-1]].out_shape]
     return f" ({' × '.join(map(str, shapes[0]))})" if shapes else ""
 
 
@@ -175,7 +179,7 @@ def _figures(subject: Subject, place: Place) -> str:
             continue
         odd = f"{number(row['nan'])} NaN, {number(row['inf'])} Inf" if row["nan"] or row["inf"] else ""
         values = ["–" if row[key] is None else f"{row[key]:.4g}" for key in ("min", "max", "mean")]
-        rows.append((stage, row["dtype"], *values, f"{100 * row['zeros']:.0f} %", odd))
+        rows.append((stage, row["dtype"], *values, share(row["zeros"]), odd))
     if not rows:
         return ""
     said = {stage: STAGES[stage].what for stage in place.stages if stage in STAGES}
@@ -214,7 +218,7 @@ def _layer(subject: Subject, layer: Layer, alike: tuple[str, ...]) -> str:
         pairs.append(
             (
                 "On this image",
-                f"{seen.low:.4g} to {seen.high:.4g}, mean {seen.mean:.4g}, {100 * seen.zeros:.0f} % zeros",
+                f"{seen.low:.4g} to {seen.high:.4g}, mean {seen.mean:.4g}, {share(seen.zeros)} zeros",
             )
         )
         pairs.append(("NaN or Inf", number(seen.odd) if seen.odd else ""))

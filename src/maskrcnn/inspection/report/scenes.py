@@ -208,12 +208,11 @@ def proposals(subject: Subject) -> str:
         for n, box, score, level in reversed(subject.proposals)
     ]
     picture = overlays.photo_svg(subject.size, shapes, "The best proposals")
+    colors = " The colour is the level that serves the RoI." if len(subject.run.roi_levels) > 1 else ""
     return (
         f"<figure>{picture}{_levels_legend(subject, subject.run.roi_levels)}<figcaption>The {len(subject.proposals)} "
-        "best "
-        f"of {number(_count(subject))} proposals; the colour is the level that serves the RoI. Point at one to see "
-        "it in "
-        "every picture.</figcaption></figure>"
+        f"best of {number(_count(subject))} proposals.{colors} Point at one to see it in every picture.</figcaption>"
+        "</figure>"
     )
 
 

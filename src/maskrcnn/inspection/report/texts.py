@@ -255,11 +255,13 @@ def _rpn_head(f: Facts) -> Text:
 
 def _anchors(f: Facts) -> Text:
     ratios = ", ".join(f"{ratio:g}" for ratio in f.config.anchors.ratios)
+    several = f.config.anchors.sizes[0] if len(f.config.anchors.sizes[0]) > 1 else ()
+    sizes = f"{len(several)} sizes, each with " if several else ""
     return Text(
         f"Anchors: {f.anchors} boxes to start from",
-        f"At every cell of every level stand {f.per_cell} boxes of fixed shape (height over width {ratios}), the same "
-        f"whatever the image shows: {f.anchor_sum}. The RPN need not invent boxes: it scores these and moves them a "
-        "little.",
+        f"At every cell{' of every level' if len(f.levels) > 1 else ''} stand {f.per_cell} boxes of fixed shape "
+        f"({sizes}height over width {ratios}), the same whatever the image shows: {f.anchor_sum}. The RPN need not "
+        "invent boxes: it scores these and moves them a little.",
         "Ren et al. 2015, section 3.1.1",
     )
 
@@ -335,9 +337,9 @@ def _roi_align(f: Facts) -> Text:
         "RoIAlign",
         "Heads need crops of one size, proposals have any size and lie between cells. RoIAlign divides the RoI into "
         "equal bins, samples the map at exact points inside each bin by bilinear interpolation, and averages. Nothing "
-        "is rounded. RoIPool before it rounded the box, and then the bins, to whole cells: up to half a cell each "
-        "time, "
-        f"at stride 16 that is 8 pixels, which a class survives but a mask does not.{here}",
+        "is rounded. RoIPool before it took whole cells: it rounded the corners of the box, read its last cell whole, "
+        "and rounded the bins too. So its region begins up to half a cell and ends up to one and a half cells away, at "
+        f"stride 16 that is 8 and 24 pixels of the input, which a class survives but a mask does not.{here}",
         "He et al. 2017, section 3",
     )
 
@@ -471,6 +473,17 @@ def _detections(f: Facts) -> Text:
     )
 
 
+def _select(f: Facts) -> Text:
+    box = f.config.box
+    return Text(
+        "From answers to detections",
+        "Softmax turns the logits into probabilities. Pairs of RoI and class that score more than "
+        f"{box.score_threshold:g} go on (where shapes must be fixed, as on a GPU, the {number(box.candidates)} best), "
+        f"each box moved by its deltas and cut off at the border. NMS within each class leaves the best {f.slots}.",
+        "He et al. 2017, section 3.1; Girshick 2015, section 2.3",
+    )
+
+
 def _mask_head(f: Facts) -> Text:
     mask = f.config.mask
     convs = f"{mask.num_convs} convolutions of 3 × 3" if mask.num_convs else "No convolutions of its own"
@@ -540,7 +553,7 @@ _TEXTS: dict[str, Callable[[Facts], Text]] = {
     "heads": _heads, "stage5": _stage5, "stage5_masks": _stage5, "stage5_keypoints": _stage5,
     "box_head": _box_head, "class_logits": _class_logits, "box_deltas": _box_deltas,
     "box_decode": _box_decode, "candidates": _box_decode, "detections_before_nms": _box_decode,
-    "class_nms": _detections, "select": _detections, "detections": _detections, "output": _detections,
+    "class_nms": _detections, "select": _select, "detections": _detections, "output": _detections,
     "mask_head": _mask_head, "mask_logits": _mask_logits, "masks": _masks, "paste": _masks,
     "keypoint_head": _keypoints, "locate": _keypoints, "keypoint_roi_align": _keypoints,
     "keypoint_features": _keypoints,

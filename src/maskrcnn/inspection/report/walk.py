@@ -119,8 +119,7 @@ def _heads(subject: Subject, f: Facts) -> list[Step]:
             f"Each proposal is cut from {'the level that fits its size' if f.fpn else f.levels[0]}. "
             + (
                 "RoIAlign samples at exact points between the cells; RoIPool, below, would have rounded the box to "
-                "whole "
-                "cells, and lost the alignment that masks need."
+                f"whole cells, and lost the alignment{' that masks need' if f.config.masks else ''}."
                 if method == "align"
                 else "RoIAlign would sample at exact points between the cells."
             ),
