@@ -96,6 +96,7 @@ def test_weights_without_a_configuration_are_named(run, tmp_path, here):
         (["--level", "layer"], "level must be one of parts, blocks, layers; got 'layer'. Did you mean 'layers'?"),
         (["--format", "jpg"], "format must be one of svg, png, pdf, drawio, mermaid, dot; got 'jpg'."),
         (["-o", "n.jpg"], "n.jpg: its ending tells no format."),
+        (["--format", "svg", "-o", "n.png"], "--format svg does not fit n.png, whose ending says another; .svg would."),
         (["--preset", "vgg17"], "Unknown preset 'vgg17'. Did you mean 'vgg16'?"),
         (["vgg17"], "There is no weights file vgg17. Did you mean 'vgg16'?"),
         (["--compare", "vgg17"], "There is no weights file vgg17. Did you mean 'vgg16'?"),

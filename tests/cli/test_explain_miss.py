@@ -109,6 +109,19 @@ def test_an_image_of_another_split(run, weights, labelled):
     assert status == 2 and "has no image called other.jpg. --split chooses other annotations" in words(err)
 
 
+def test_an_image_that_another_split_has_is_said_to_be_there(run, weights, labelled, truth):
+    train = json.loads((labelled / "annotations" / "train.json").read_text())
+    here = {image["file_name"] for image in json.loads(truth.read_text())["images"]}
+    name = "elsewhere.png"
+    assert name not in here
+    train["images"][0]["file_name"] = name
+    photos = next(path for path in labelled.rglob("*.png"))
+    (photos.parent / name).write_bytes(photos.read_bytes())
+    (labelled / "annotations" / "train.json").write_text(json.dumps(train))
+    status, _, err = run("explain-miss", weights, name, "-a", labelled)
+    assert status == 2 and "has no image called elsewhere.png. It is among its others: --split train" in words(err)
+
+
 def test_several_images_of_one_name(run, weights, labelled, truth):
     contents = json.loads(truth.read_text())
     for k, image in enumerate(contents["images"]):

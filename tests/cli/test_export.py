@@ -94,6 +94,7 @@ def test_size_is_that_of_the_photo(run, output):
         (("--for", "netron"), "Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --for netron"),
         (("a.pth", "--random", "--for", "netron"), "--random and --preset take no weights; leave out a.pth"),
         (("none.pth", "--for", "netron"), "There is no weights file none.pth."),
+        (("vgg16", "--for", "netron"), "vgg16 is a preset; name it with --preset vgg16."),
         (("--preset", "small", "--for", "netron"), "Unknown preset 'small'. Did you mean 'small-fpn'?"),
         (("--random", "--for", "netron", "--set", "backbone_weights=x"), "backbone_weights cannot be set"),
         (("--random", "--for", "netron", "--set", "rpn.nms=1"), "Unknown configuration key 'rpn.nms'."),

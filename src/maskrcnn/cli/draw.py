@@ -89,6 +89,8 @@ def draw(
     report = reporter(quiet)
     checked_level(level)
     form = checked_format(format) if format else format_of(Path(output)) if output not in (None, STDOUT) else "svg"
+    if output is not None and Path(output).suffix.lower() in {*FORMATS.values()} - {FORMATS[form]}:
+        raise InputError(f"--format {form} does not fit {output}, whose ending says another; {FORMATS[form]} would.")
     if output == STDOUT and form in ("png", "pdf"):
         raise InputError(f"{form} cannot go to standard output; name a file with -o.")
     photo = photo_size(size)
@@ -100,10 +102,11 @@ def draw(
     configs = _configs([first, *([other] if other else [])], classes, quiet)
     configs[0] = configs[0].replace(parse_overrides(overrides))
     names = [_name(source) for source in (first, *([other] if other else []))]
+    shown = [f"{names[0]}, changed" if overrides else names[0], *names[1:]]
     if len(configs) == 1:
         drawing = draw_network(configs[0], level, photo)  # type: ignore[arg-type]
     else:
-        drawing = compare(configs[0], configs[1], level, photo, (names[0], names[1]))  # type: ignore[arg-type]
+        drawing = compare(configs[0], configs[1], level, photo, (shown[0], shown[1]))  # type: ignore[arg-type]
     if output == STDOUT:
         typer.echo(text(drawing, form), nl=False)
         return

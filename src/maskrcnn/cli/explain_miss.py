@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter, save_picture
 from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.find import SPLITS
 from maskrcnn.data.open import open_dataset
 from maskrcnn.data.shapes import ShapesDataset
 from maskrcnn.errors import InputError, did_you_mean
@@ -136,13 +137,25 @@ def _named(image: str, names: list[str], annotations: str) -> list[int]:
     most = max(agreeing, default=0)
     found = [index for index, count in enumerate(agreeing) if count == most]
     if not most:
+        elsewhere = _other_split(image, annotations)
         near = did_you_mean(Path(image).name, [Path(name).name for name in names])
         hint = " --split chooses other annotations of the folder." if Path(annotations).is_dir() and not near else ""
-        raise InputError(f"{annotations} has no image called {image}.{near}{hint}")
+        raise InputError(f"{annotations} has no image called {image}.{elsewhere or near + hint}")
     if len(found) > 1:
         several = ", ".join(names[index] for index in found[:3])
         raise InputError(f"{annotations} has {len(found)} images called {image}: {several}. Tell more of the path.")
     return found
+
+
+def _other_split(image: str, annotations: str) -> str:
+    """Return a hint where other annotations of the folder have the image."""
+    if Path(annotations).is_dir():
+        for split in SPLITS:
+            data = open_dataset(annotations, split, masks=False, optional=True)
+            names = [] if data is None else [data.image_name(index) for index in range(len(data))]
+            if any(_agreeing(image, name) for name in names):
+                return f" It is among its others: --split {split}"
+    return ""
 
 
 def _agreeing(path: str, other: str) -> int:

@@ -15,6 +15,7 @@ from maskrcnn.config import Config
 from maskrcnn.errors import InputError, did_you_mean
 from maskrcnn.export import check_installed, export_for_netron
 from maskrcnn.model import MaskRCNN
+from maskrcnn.presets import PRESETS
 
 NETRON = "--format onnx --for netron, a file to look at in a graph viewer"
 
@@ -84,6 +85,8 @@ def _network(
     """Return the network that is asked for; its configuration alone where that is enough."""
     if weights is not None and (random or preset is not None):
         raise InputError(f"--random and --preset take no weights; leave out {weights}, or the option.")
+    if weights in PRESETS and not Path(str(weights)).exists():
+        raise InputError(f"{weights} is a preset; name it with --preset {weights}.")
     if weights is not None:
         model = load_on(weights, "cpu", overrides, quiet)
         return model.config if weights_free else model

@@ -40,6 +40,7 @@ def report(
 
     A map to click through from the four parts down to single layers, this photo's own data at each, a walk from
     pixels to masks, and every object followed back to its anchor. The file needs no network and no other file.
+    Without weights, and without --random or --preset, torchvision's are fetched once, as predict does.
     """
     from maskrcnn.inspection.report import report as make_report
 

@@ -23,6 +23,8 @@ def prepare_folder(folder: Path, resume: bool) -> None:
     """
     if resume and not (folder / CHECKPOINT).exists():
         raise InputError(f"There is nothing to resume in {folder}: it holds no {CHECKPOINT}.")
+    if folder.exists() and not folder.is_dir():
+        raise WriteError(f"Cannot write into {folder}: it is a file, not a folder.")
     if not resume and any((folder / name).exists() for name in (CHECKPOINT, WEIGHTS, BEST)):
         raise InputError(f"{folder} already holds a run. Continue it with --resume, or choose another folder.")
     try:
