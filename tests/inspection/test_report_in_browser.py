@@ -168,10 +168,12 @@ def test_dark_by_the_systems_wish_and_by_choice(browser: Any, file: Path) -> Non
 
 def test_a_phone_has_no_sideways_scrolling(browser: Any, file: Path) -> None:
     page, complaints = _open(browser, file, {"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    for place in ("overview", "anchors", "box_roi_align", "object-0", "walk-5"):
+    for place in ("overview", "anchors", "box_roi_align", "object-0", "backbone.conv1", "walk-1", "walk-5"):
         page.goto(f"{file.as_uri()}#{place}")
         page.reload()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
+    page.click("#up")
+    assert page.evaluate("document.querySelector('#views').getBoundingClientRect().top") < 100
     page.close()
     assert not complaints
 

@@ -83,6 +83,7 @@ def page(subject: Subject) -> str:
 <div id="details" aria-live="polite">{body}</div>
 </section>
 </main>
+<button class="button primary" id="up">↑ Map</button>
 <noscript><p style="padding:16px">This report shows its pictures with JavaScript, which is off here.</p></noscript>
 <script type="application/json" id="data">{script}</script>
 <script>{code}</script>

@@ -284,6 +284,9 @@
     if (event.key === "Escape") { leaveWalk(); choose(chosen || "overview"); }
   });
 
+  $("#up").addEventListener("click", () => {
+    $("#views").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+  });
   $("#print").addEventListener("click", () => print());
   addEventListener("beforeprint", () => {
     fill(walk);
