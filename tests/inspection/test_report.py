@@ -192,6 +192,15 @@ def test_nan_is_counted_where_nothing_else_is_left() -> None:
     assert "<td>mask_logits</td><td>float32</td>" in head and " NaN, 0 Inf" in head
 
 
+def test_keypoints_have_their_step_and_their_dots() -> None:
+    overrides = {"keypoint_names": ("nose", "tail"), "keypoint__channels": 8, "keypoint__scores": "logit"}
+    model = tiny_model(box__score_threshold=0.0, **overrides)
+    text = report(model, photo(), random=True)
+    assert "Where are its keypoints?" in text and 'data-image="keypoints"' in text
+    found = model.predict(photo(), score_threshold=0.0)[0][:5]
+    assert text.count('class="m dot"') % int((found.keypoints[..., 2] > 0).sum()) == 0 < text.count('class="m dot"')
+
+
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="threshold must be 0 to 1; got 2"):
         report(tiny_model(), photo(), threshold=2.0)

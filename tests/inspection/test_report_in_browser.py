@@ -77,6 +77,13 @@ def test_a_click_on_a_part_goes_inside_and_one_on_p4_shows_its_shape(opened: Any
     assert opened.evaluate("document.querySelector('#d-p4 img.pic').naturalWidth") > 0
 
 
+@pytest.mark.parametrize("key", ["input", "backbone", "rpn", "roi_align", "heads", "output"])
+def test_the_middle_of_every_part_can_be_clicked(opened: Any, key: str) -> None:
+    area = opened.locator(box(key)).bounding_box()
+    opened.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / 3)
+    assert opened.is_visible(f"#d-{key}")
+
+
 def test_a_second_click_goes_down_to_layers_and_one_there_shows_a_layer(opened: Any) -> None:
     opened.click(box("backbone"))
     opened.click(box("c4"))

@@ -71,9 +71,15 @@ def mask(shape: Bool[np.ndarray, "H W"], color: str, of: str, title: str, go: st
     )
 
 
+def point(x: float, y: float, radius: float, color: str, of: str) -> str:
+    """Return a dot, as of a keypoint."""
+    where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
+    return f'<circle class="m dot" {where} fill="{color}" stroke="#fff"{_more(of, "")}/>'
+
+
 def text(x: float, y: float, words: str, size: float) -> str:
     """Return words on the photo."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}">{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.2f}" stroke-width="{size / 6:.2f}">{escape(words)}</text>'
 
 
 def _more(of: str, go: str) -> str:

@@ -59,6 +59,8 @@ SCENES: dict[str, Scene] = {
     "mask_head": scenes.mask_logits,
     "paste": scenes.result,
     "masks": scenes.result,
+    "keypoint_head": scenes.keypoints,
+    "locate": scenes.keypoints,
     "keypoints": scenes.result,
 }
 """What of the image is shown at a box; feature maps have theirs by their names."""

@@ -7,9 +7,11 @@ from html import escape
 
 import torch
 
+from maskrcnn.drawing import SURE
 from maskrcnn.inspection.pictures import (
     css,
     feature_mosaic,
+    keypoint_heatmaps,
     level_color,
 )
 from maskrcnn.inspection.pictures.features import energy_on_photo
@@ -26,8 +28,8 @@ from maskrcnn.ops import boxes as box_ops
 
 MAP_SIDE, SMALL_MAP = 640, 420
 TOP_ANCHORS, REFINED = 60, 12
-PANEL_HEIGHT = 230
-"""Of the pictures of RoIAlign, in CSS pixels."""
+PANEL_HEIGHT, PANEL_CROP, PANEL_WIDTH = 310, 160, 245
+"""Of the pictures of RoIAlign, in CSS pixels: of the photo and the grid, of the crop; and at most how wide."""
 NOTHING = '<p class="body"><b>Nothing was found in this image</b>, so there is no box, crop or mask to show here.</p>'
 
 
@@ -182,7 +184,9 @@ def suppression(subject: Subject) -> str:
     trace, config = subject.trace, subject.run.config.rpn
     levels = levels_of(trace)
     places = _levels_of_anchors(subject, trace["top_anchors"][0].tolist())
-    there, kept = trace["top_scores"][0].isfinite().tolist(), trace["top_kept"][0].tolist()
+    there = trace["top_scores"][0].isfinite()
+    there = (there & box_ops.large_enough(trace["proposals_before_nms"][0], config.min_size)).tolist()
+    kept = trace["top_kept"][0].tolist()
     rows = []
     for level in levels:
         mine = [k for k, name in enumerate(places) if name == level.name and there[k]]
@@ -246,8 +250,9 @@ def region(subject: Subject, of: str) -> str:
     figures = []
     for k, (picture, caption) in enumerate(panels):
         kept = subject.album.add(f"region-{of}-{k}", picture)
-        wide = round(picture.width * PANEL_HEIGHT / picture.height)
-        figures.append(markup.figure(subject.album, kept, caption, width=min(wide, PANEL_HEIGHT)))
+        high = PANEL_CROP if k % 3 == 2 else PANEL_HEIGHT
+        wide = round(picture.width * high / picture.height)
+        figures.append(markup.figure(subject.album, kept, caption, width=min(wide, PANEL_WIDTH)))
     said = (
         f'<p class="body">{escape(whose)}, {escape(scale.what)}. First RoIAlign: the box on the cells of its level, '
         "its bins, the points where it samples between the cells' centres, and the crop that comes out. Then what "
@@ -293,25 +298,59 @@ def mask_logits(subject: Subject) -> str:
     return "".join(markup.row(mask_figures(subject, trail)) for trail in subject.objects[:3])
 
 
+def keypoints(subject: Subject) -> str:
+    """Return the heatmaps of the best object's keypoints, and where they were found."""
+    if not subject.objects:
+        return NOTHING
+    best = subject.objects[0]
+    kept = subject.album.add("keypoints", keypoint_heatmaps(subject.trace, best.number))
+    caption = f"The heatmaps of {best.name} {best.score:.2f}; the brightest cell of each is the keypoint."
+    return markup.figure(subject.album, kept, caption) + result(subject, masks=False)
+
+
 def result(subject: Subject, masks: bool = True) -> str:
     """Return what was found, on the photo."""
     if not subject.objects:
         return NOTHING
-    shapes, texts = [], []
-    height, width = subject.size
-    letters = max(min(height, width) / 30, 9.0)
+    shapes = []
+    letters = min(subject.size) / 30
     for trail in reversed(subject.objects):
         of, color, title = f"object-{trail.number}", subject.color(trail), f"{trail.name} {trail.score:.2f}"
         if masks and trail.mask is not None:
             shapes.append(overlays.mask(trail.mask.numpy(), color, of, title, go=of))
         shapes.append(overlays.box(trail.box, color, of, title, go=of))
-        x1, y1, *_ = trail.box
-        long = 0.62 * letters * len(title)
-        left = min(max(x1, 0.0) + letters / 3, max(width - long, 0.0))
-        texts.append(overlays.text(left, max(y1, 0.0) + letters * 1.1, title, letters))
-    picture = overlays.photo_svg(subject.size, shapes + texts, "What was found in the photo")
+        if trail.keypoints is not None:
+            sure = trail.keypoints[:, 2] > SURE[subject.run.config.keypoint.scores]
+            shapes += [overlays.point(x, y, letters / 4, color, of) for x, y, _ in trail.keypoints[sure].tolist()]
+    picture = overlays.photo_svg(subject.size, shapes + _labels(subject, letters), "What was found in the photo")
     more = subject.found - len(subject.objects)
     said = f"{len(subject.objects)} of {subject.found} detections" if more > 0 else f"{len(subject.objects)} detections"
     if not subject.found:
         said = f"No detection reaches {subject.threshold:g}; these are the best {len(subject.objects)}"
     return f"<figure>{picture}<figcaption>{said}. Click one to follow it back to its anchor.</figcaption></figure>"
+
+
+def _labels(subject: Subject, letters: float) -> list[str]:
+    """Return names and scores in the upper or the lower corner of their boxes, where no better one's label is.
+
+    What finds no place has none: pointing at the box still tells.
+    """
+    height, width = subject.size
+    taken: list[Box] = []
+    labels = []
+    for trail in subject.objects:
+        title = f"{trail.name} {trail.score:.2f}"
+        long = 0.62 * letters * len(title)
+        x1, y1, _, y2 = trail.box
+        left = min(max(x1, 0.0) + letters / 3, max(width - long, 0.0))
+        for base in (max(y1, 0.0) + 1.1 * letters, min(y2, float(height)) - 0.3 * letters):
+            place = (left, base - letters, left + long, base + 0.2 * letters)
+            if not any(_meet(place, other) for other in taken):
+                taken.append(place)
+                labels.append(overlays.text(left, base, title, letters))
+                break
+    return labels
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

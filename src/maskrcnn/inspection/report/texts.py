@@ -105,14 +105,17 @@ def _image(f: Facts) -> Text:
         if image.padding == "square"
         else f"padded to sides that {image.size_divisor} divides"
     )
+    scaled = (
+        f"scaled so that its longer side has at most {image.max_size} pixels"
+        if image.resize == "skimage"
+        else f"scaled so that its shorter side has {image.min_size} pixels, its longer at most {image.max_size}"
+    )
+    spread = "" if image.std == (1.0, 1.0, 1.0) else ", and divided by their spread"
     return Text(
         "The image as the network sees it",
-        f"The photo is scaled so that its shorter side has {image.min_size} pixels, its longer at most "
-        f"{image.max_size}, "
-        f"and {rule}. Each colour is normalised with the mean and the spread of the images that the backbone first "
-        "learned "
-        "from. Everything up to the detections happens in this frame; masks and boxes go back to the photo at the "
-        "end.",
+        f"The photo is {scaled}, and {rule}. From each colour the mean of the images that the backbone first learned "
+        f"from is taken off{spread}. Everything up to the detections happens in this frame; what is found goes back to "
+        "the photo at the end.",
         "He et al. 2017, section 3.1",
     )
 

@@ -155,6 +155,18 @@ def _heads(subject: Subject, f: Facts) -> list[Step]:
                 ("mask_roi_align", "mask_head"),
             )
         )
+    if f.config.keypoint_names:
+        size = f.structure.shapes["keypoint_logits"][-1]
+        made.append(
+            Step(
+                "Where are its keypoints?",
+                f"For each of {len(f.config.keypoint_names)} keypoints the keypoint head gives a heatmap of {size} × "
+                f"{size}; "
+                "its highest cell is the answer.",
+                scenes.keypoints(subject),
+                ("keypoint_roi_align", "keypoint_head"),
+            )
+        )
     keys = ("paste", "masks") if f.config.masks else ("detections",)
     ending = (
         "Each small mask is stretched over its box on the photo and cut at " + f"{f.config.mask.threshold:g}."
