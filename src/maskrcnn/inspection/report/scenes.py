@@ -184,8 +184,8 @@ def suppression(subject: Subject) -> str:
     trace, config = subject.trace, subject.run.config.rpn
     levels = levels_of(trace)
     places = _levels_of_anchors(subject, trace["top_anchors"][0].tolist())
-    there = trace["top_scores"][0].isfinite()
-    there = (there & box_ops.large_enough(trace["proposals_before_nms"][0], config.min_size)).tolist()
+    scored = trace["top_scores"][0].isfinite()
+    there = (scored & box_ops.large_enough(trace["proposals_before_nms"][0], config.min_size)).tolist()
     kept = trace["top_kept"][0].tolist()
     rows = []
     for level in levels:
