@@ -13,7 +13,7 @@ import train_child
 from safetensors.torch import load_file
 
 from maskrcnn import MaskRCNN
-from maskrcnn.errors import CheckpointError, ConfigError, InputError, WriteError
+from maskrcnn.errors import CheckpointError, ConfigError, InputError
 from maskrcnn.files import replacing
 from maskrcnn.training import TrainOptions, train
 from tiny import PAPERS, tiny_data, tiny_model
@@ -200,12 +200,6 @@ def test_workers_and_saving_may_differ(finished):
 def test_a_folder_with_a_run_is_not_overwritten(finished):
     with pytest.raises(InputError, match=r"already holds a run\. Continue it with --resume, or choose another"):
         train(tiny_model(), tiny_data(4), finished, options())
-
-
-def test_a_file_in_place_of_the_folder_is_told_before_anything_is_done(tmp_path):
-    (tmp_path / "run").write_text("mine")
-    with pytest.raises(WriteError, match="Cannot write into .*run: it is a file, not a folder"):
-        train(tiny_model(), tiny_data(4), tmp_path / "run", options())
 
 
 def test_a_refused_start_leaves_a_run_that_is_under_way_alone(finished):
