@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,26 +23,76 @@ if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
 
 
+class Predictor(ABC):
+    """A network as `predict` and `evaluate` know it: one that is not a `MaskRCNN` itself but optimized or exported.
+
+    It differs from `MaskRCNN` in how it runs and in the sizes of input that it takes; what is done with photos
+    before and with detections after is the same.
+    """
+
+    config: Config
+
+    @abstractmethod
+    def detect(self, images: ImageBatch) -> DetectionBatch:
+        """Return what is found in prepared images; boxes in the input frame.
+
+        Raises:
+            InputError: their size or number is one that it cannot run.
+        """
+
+    def prepare(self, photos: Sequence[ImageLike], first: int = 0) -> ImageBatch:
+        """Return photos as the network wants them; see `images.prepare`."""
+        return prepare(photos, self.config.image, first)
+
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.5, batch_size: int = 1
+    ) -> list[Detections]:
+        """Return what is found in each image, as `MaskRCNN.predict` does."""
+
+        def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
+            batch = self.prepare(photos, first)
+            return unbatch(self.detect(batch), batch, self.config, score_threshold)
+
+        return in_batches(run, images, score_threshold, batch_size)
+
+
 def predict(
     model: MaskRCNN, images: ImageLike | Sequence[ImageLike], score_threshold: float, batch_size: int
 ) -> list[Detections]:
     """Return the detections of each image; see `MaskRCNN.predict`."""
+
+    def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
+        batch = prepare(photos, model.config.image, first).to(model.device, model.dtype)
+        return unbatch(model(batch), batch, model.config, score_threshold)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return in_batches(run, images, score_threshold, batch_size)
+    finally:
+        model.train(was_training)
+
+
+def in_batches(
+    run: Callable[[Sequence[ImageLike], int], list[Detections]],
+    images: ImageLike | Sequence[ImageLike],
+    score_threshold: float,
+    batch_size: int,
+) -> list[Detections]:
+    """Return what `run` finds in images, given to it a batch at a time with the number of its first image.
+
+    Raises:
+        InputError: score_threshold or batch_size is out of range.
+    """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1; got {batch_size}.")
     if not 0 <= score_threshold <= 1:
         raise InputError(f"score_threshold must be 0 to 1; got {score_threshold}.")
     several: Sequence[ImageLike] = list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]
     found: list[Detections] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(several), batch_size):
-                batch = prepare(several[start : start + batch_size], model.config.image, first=start)
-                batch = batch.to(model.device, model.dtype)
-                found += unbatch(model(batch), batch, model.config, score_threshold)
-    finally:
-        model.train(was_training)
+    for start in range(0, len(several), batch_size):
+        found += run(several[start : start + batch_size], start)
     return found
 
 

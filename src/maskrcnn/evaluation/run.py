@@ -19,10 +19,11 @@ from maskrcnn.structures import Detections
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
+    from maskrcnn.prediction import Predictor
 
 
 def evaluate(
-    model: MaskRCNN,
+    model: MaskRCNN | Predictor,
     dataset: ImagesAndTargets,
     batch_size: int = 1,
     reporter: Reporter | None = None,
@@ -36,7 +37,7 @@ def evaluate(
     of those is left aside. The model's train or eval mode is left as it was.
 
     Args:
-        model: the network.
+        model: the network, as it is, optimized or exported.
         dataset: images with their ground truth.
         batch_size: images that go through the network together.
         reporter: shows progress; nothing is shown by default.
