@@ -1,6 +1,11 @@
-"""Which device to run on."""
+"""Which device to run on, and whether programs can be compiled for it."""
 
 from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import sysconfig
 
 import torch
 
@@ -30,3 +35,37 @@ def choose_device(name: str | None) -> torch.device:
             reason = "it is none of cpu, cuda, cuda:1 … and mps."
         raise InputError(f"The device {name!r} cannot be used here: {reason}") from None
     return device
+
+
+INSTALL = "On Debian and Ubuntu: apt install g++ python3-dev; on a Mac: xcode-select --install."
+"""What gives torch's compiler the C++ compiler that it needs."""
+
+_PROBE = "#include <Python.h>\n#include <vector>\n#include <omp.h>\nint main() { return omp_get_max_threads(); }\n"
+"""The headers that torch's compiler needs, beside its own."""
+
+
+@functools.cache
+def compiler_missing() -> str | None:
+    """Return why torch cannot compile programs for this CPU, in a sentence that says what to install; None if it can.
+
+    Looked for is a C++ compiler that works, with the headers of Python and OpenMP. It is the one that torch takes: the
+    environment variable CXX names it, or it is called g++ (clang++ on a Mac, cl on Windows).
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        compiler = get_cpp_compiler()
+    except (RuntimeError, OSError):
+        from torch._inductor import config
+
+        name = config.cpp.cxx[1] if isinstance(config.cpp.cxx, tuple) else config.cpp.cxx
+        return f"There is no C++ compiler {name}, which torch.compile needs for a CPU. {INSTALL}"
+    if sys.platform != "linux":  # elsewhere torch finds OpenMP in places of its own
+        return None
+    include = sysconfig.get_paths()["include"]
+    command = [compiler, "-x", "c++", "-std=c++17", "-fopenmp", "-fsyntax-only", f"-I{include}", "-"]
+    done = subprocess.run(command, input=_PROBE, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    said = next((line for line in done.stderr.splitlines() if "error" in line), f"status {done.returncode}")
+    return f"The C++ compiler {compiler} cannot build for torch.compile: {said.strip()}. {INSTALL}"
