@@ -313,6 +313,6 @@ def _bucket(valid: Bool[Tensor, "N R"], all_slots: bool = False) -> int:
 
 def _in_slots(rows: Float[Tensor, "NR *rest"], run: int, valid: Bool[Tensor, "N D"]) -> Float[Tensor, "N D *rest"]:
     """Return what a head gave for the first `run` slots of each image, 0 in slots that are not valid."""
-    slots = rows.reshape(len(valid), run, *rows.shape[1:])
+    slots = rows.reshape(valid.shape[0], run, *rows.shape[1:])
     slots = torch.where(valid[:, :run].reshape(*slots.shape[:2], *[1] * (slots.dim() - 2)), slots, 0.0)
     return nn.functional.pad(slots, (0, 0) * (slots.dim() - 2) + (0, valid.shape[1] - run))

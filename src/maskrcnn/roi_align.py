@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from maskrcnn.config import BoxCorners, RoIAlignConfig, RoIMethod
 from maskrcnn.ops import bilinear
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.triton import usable
 
 MAX_ENTRIES = 1 << 24
 """Table look-ups that the eager path prepares at a time, where their number depends on the RoIs."""
@@ -37,8 +38,8 @@ class FlatPyramid(NamedTuple):
     def of(cls, maps: Sequence[Float[Tensor, "N C _H _W"]], strides: Sequence[int]) -> FlatPyramid:
         """Lay out maps, finest first; `strides` are input pixels per cell."""
         rows = [m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps]
-        shapes = tuple((int(m.shape[2]), int(m.shape[3])) for m in maps)
-        return cls(torch.cat(rows) if len(rows) > 1 else rows[0], shapes, tuple(strides), int(maps[0].shape[0]))
+        shapes = tuple((m.shape[2], m.shape[3]) for m in maps)
+        return cls(torch.cat(rows) if len(rows) > 1 else rows[0], shapes, tuple(strides), maps[0].shape[0])
 
 
 class RoIAlign(nn.Module):
@@ -120,11 +121,19 @@ def roi_align(
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.5 if aligned else 0.0)
     if not aligned:
         rois = rois._replace(sides=rois.sides.clamp(min=1.0))
+    counts = torch.ceil(rois.sides / output_size).clamp(min=1).long()  # x and y
+    if _has_twin(pyramid, boxes):
+        from maskrcnn.ops.triton.roi_align import mean_of_samples
+
+        bin_side = rois.sides / output_size
+        means = mean_of_samples(
+            pyramid.table, rois.base, rois.extent, rois.start, bin_side, sampling_ratio or counts, output_size
+        )
+        return _as_crops(means, output_size)
     if sampling_ratio > 0:
         rows, cols = (_fixed_samples(rois, axis, output_size, sampling_ratio) for axis in (1, 0))
         crops = _weighted_sums(pyramid.table, rois, rows, cols)
         return _as_crops(crops, output_size)
-    counts = torch.ceil(rois.sides / output_size).clamp(min=1).long()  # x and y
     parts = []
     for chunk, most in _by_size(counts.amax(-1), pyramid.shapes, output_size, extra=2):
         part = rois.pick(chunk)
@@ -150,6 +159,10 @@ def roi_pool(
     end = first[:, :, None] + torch.ceil((bins + 1) * (sides / output_size)[:, :, None])
     limit = rois.extent[:, :, None].to(begin.dtype)
     begin, end = begin.clamp(min=0).minimum(limit).long(), end.clamp(min=0).minimum(limit).long()
+    if _has_twin(pyramid, boxes):
+        from maskrcnn.ops.triton.roi_pool import max_of_cells
+
+        return _as_crops(max_of_cells(pyramid.table, rois.base, rois.extent[:, 0], begin, end), output_size)
     parts = []
     for chunk, most in _by_size((end - begin).amax((1, 2)), pyramid.shapes, output_size, extra=2):
         part, step = rois.pick(chunk), torch.arange(most, device=boxes.device)
@@ -158,7 +171,7 @@ def roi_pool(
         filled = (end > begin)[chunk].to(pyramid.table.dtype)
         maxima = F.embedding_bag(index, pyramid.table, mode="max")
         maxima = maxima * (filled[:, 1, :, None] * filled[:, 0, None, :]).reshape(-1, 1)
-        parts.append((chunk, maxima.reshape(len(part.base), output_size**2, pyramid.table.shape[1])))
+        parts.append((chunk, maxima.reshape(part.base.shape[0], output_size**2, pyramid.table.shape[1])))
     return _as_crops(_in_order(parts), output_size)
 
 
@@ -184,12 +197,25 @@ def crop_and_resize(
     step = (end - start) * last_cell / max(output_size - 1, 1)
     first = start * last_cell if output_size > 1 else (start + end) / 2 * last_cell
     number = torch.arange(output_size, device=boxes.device, dtype=boxes.dtype)
+    if _has_twin(pyramid, boxes):
+        from maskrcnn.ops.triton.roi_align import mean_of_samples
+
+        means = mean_of_samples(
+            pyramid.table, rois.base, rois.extent, first, step, 1, output_size, margin=0.0, place=0.0
+        )
+        return _as_crops(means, output_size)
     position = first[:, :, None] + number * step[:, :, None]  # [R, 2, bins], x and y
     axes = []
     for axis in (1, 0):
         cells, weight = bilinear.neighbours(position[:, axis, :, None], rois.extent[:, axis, None, None], margin=0.0)
         axes.append(_Samples(cells.flatten(2), weight.flatten(2)))
     return _as_crops(_weighted_sums(pyramid.table, rois, *axes), output_size)
+
+
+def _has_twin(pyramid: FlatPyramid, boxes: Tensor) -> bool:
+    """Return whether Triton's kernels are taken; not where a gradient must be the same bit for bit each time."""
+    strict = torch.are_deterministic_algorithms_enabled() and pyramid.table.requires_grad
+    return usable(pyramid.table, boxes) and not strict
 
 
 class _RoIs(NamedTuple):
@@ -222,11 +248,11 @@ def _rois_in_cells(
     pyramid: FlatPyramid, boxes: Float[Tensor, "N R 4"], levels: Int64[Tensor, "N R"], offset: float
 ) -> _RoIs:
     device, dtype = boxes.device, boxes.dtype
-    heights, widths = (torch.tensor(side, device=device) for side in zip(*pyramid.shapes, strict=True))
+    heights, widths = (box_ops.vector(side, device) for side in zip(*pyramid.shapes, strict=True))
     cells = [h * w for h, w in pyramid.shapes]
     begins = [sum(cells[:i]) * pyramid.num_images for i in range(len(cells))]
     image = torch.arange(boxes.shape[0], device=device)[:, None]
-    base = torch.tensor(begins, device=device)[levels] + image * torch.tensor(cells, device=device)[levels]
+    base = box_ops.vector(begins, device)[levels] + image * box_ops.vector(cells, device)[levels]
     scale = torch.tensor([1 / s for s in pyramid.strides], device=device, dtype=dtype)[levels][..., None]
     corners = (boxes * scale - offset).reshape(-1, 4)
     extent = torch.stack((widths[levels], heights[levels]), dim=-1).reshape(-1, 2)
@@ -262,7 +288,7 @@ def _weighted_sums(table: Tensor, rois: _RoIs, rows: _Samples, cols: _Samples) -
     sums = _TableSums.apply(  # type: ignore[no-untyped-call]
         table, index, weight.reshape(index.shape).to(table.dtype)
     )
-    return sums.reshape(len(rois.base), rows.cells.shape[1] * cols.cells.shape[1], table.shape[1])
+    return sums.reshape(rois.base.shape[0], rows.cells.shape[1] * cols.cells.shape[1], table.shape[1])
 
 
 class _TableSums(torch.autograd.Function):

@@ -59,9 +59,9 @@ class RPN(nn.Module):
         maps = [features[name] for name in self.strides]
         anchors = make_anchors(
             self.anchor_config,
-            [(int(m.shape[2]), int(m.shape[3])) for m in maps],
+            [(m.shape[2], m.shape[3]) for m in maps],
             list(self.strides.values()),
-            (int(images.tensor.shape[2]), int(images.tensor.shape[3])),
+            (images.tensor.shape[2], images.tensor.shape[3]),
             images.tensor.device,
             self.corners,
         )
@@ -71,14 +71,14 @@ class RPN(nn.Module):
             all_anchors,
             stage("rpn_objectness", torch.cat([objectness for objectness, _ in heads], dim=1)),
             stage("rpn_deltas", torch.cat([deltas for _, deltas in heads], dim=1)),
-            tuple(len(a) for a in anchors),
+            tuple(a.shape[0] for a in anchors),
         )
 
     def _head(self, x: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A 4"]]:
         for conv in self.convs:
             x = F.relu(conv(x))
         objectness = self.objectness(x).permute(0, 2, 3, 1).flatten(1)
-        deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4)
+        deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4)
         return objectness.float(), deltas.float()
 
     def propose(self, output: RPNOutput, images: ImageBatch, training: bool) -> Proposals:
@@ -141,14 +141,19 @@ class RPN(nn.Module):
 def _top_of_each_level(
     objectness: Float[Tensor, "N A"], level_sizes: tuple[int, ...], pre_nms: int
 ) -> tuple[Float[Tensor, "N L most"], Int64[Tensor, "N L most"]]:
-    """Return the best `pre_nms` anchors of each level, best first, and their indices among all anchors."""
-    most = min(pre_nms, max(level_sizes))
+    """Return the best `pre_nms` anchors of each level, best first, and their indices among all anchors.
+
+    Where a level has fewer, its first anchor stands for those missing, with a score of −inf.
+    """
+    compiled = torch.compiler.is_compiling()  # then sizes may be unknown, and how many are taken may not depend on them
+    most = pre_nms if compiled else min(pre_nms, max(level_sizes))
     scores, indices = [], []
     begin = 0
     for size in level_sizes:
-        best, index = objectness[:, begin : begin + size].topk(min(most, size))
-        missing = most - best.shape[1]
-        scores.append(F.pad(best, (0, missing), value=float("-inf")))
-        indices.append(F.pad(index, (0, missing)) + begin)
+        missing = most if compiled else max(most - size, 0)
+        level = F.pad(objectness[:, begin : begin + size], (0, missing), value=float("-inf"))
+        best, index = level.topk(most)
+        scores.append(best)
+        indices.append(torch.where(index < size, index, 0) + begin)
         begin += size
     return torch.stack(scores, dim=1), torch.stack(indices, dim=1)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
+from maskrcnn.ops import boxes as box_ops
 
 
 class ImageBatch(NamedTuple):
@@ -52,7 +53,7 @@ class ImageBatch(NamedTuple):
             starts = self.starts
             return torch.cat((starts.flip(-1), (starts + self.sizes).flip(-1)), dim=1)
         height, width = self.tensor.shape[-2:]
-        return torch.tensor([[0, 0, width, height]], device=self.sizes.device).expand(len(self.sizes), 4)
+        return box_ops.vector((0, 0, width, height), self.sizes.device).expand(self.sizes.shape[0], 4)
 
     @classmethod
     def of(cls, images: Tensor | ImageBatch, config: ImageConfig) -> ImageBatch:
@@ -86,7 +87,7 @@ class ImageBatch(NamedTuple):
                 f"{height} × {width}. images.prepare pads them."
             )
         if batch is None:
-            sizes = torch.tensor([[height, width]], device=tensor.device).expand(count, 2)
+            sizes = box_ops.vector((height, width), tensor.device).expand(count, 2)
             return cls(tensor, sizes, sizes)
         pairs = {"sizes": batch.sizes, "original_sizes": batch.original_sizes, "offsets": batch.starts}
         for name, pair in pairs.items():

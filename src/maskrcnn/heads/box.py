@@ -166,4 +166,4 @@ def _candidates(scores: Float[Tensor, "N PK"], config: BoxHeadConfig) -> int:
 def of_class(per_class: Float[Tensor, "R K *rest"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R *rest"]:
     """Return each row's entry for its label; of the only one, if there is one for all classes."""
     index = labels.clamp(max=per_class.shape[1] - 1)
-    return per_class[torch.arange(len(per_class), device=labels.device), index]
+    return per_class[torch.arange(per_class.shape[0], device=labels.device), index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
@@ -106,7 +108,7 @@ def clip(boxes: Float[Tensor, "N *b 4"], windows: Num[Tensor, "N 4"], corners: B
     low, high = windows[:, :2], windows[:, 2:]
     lowest = torch.cat((low, low + 1 if corners == "inclusive" else low), dim=1)
     highest = torch.cat((high if corners == "edges" else high - 1, high - 1 if corners == "centers" else high), dim=1)
-    shape = (len(windows), *[1] * (boxes.dim() - 2), 4)
+    shape = (windows.shape[0], *[1] * (boxes.dim() - 2), 4)
     lowest, highest = (limit.to(boxes.dtype).reshape(shape) for limit in (lowest, highest))
     return torch.minimum(torch.maximum(boxes, lowest), highest)
 
@@ -134,6 +136,18 @@ def gather_rows(table: Tensor, index: Int64[Tensor, "N R"]) -> Tensor:
     tail = table.shape[2:]
     wide = index.reshape(*index.shape, *[1] * len(tail)).expand(*index.shape, *tail)
     return table.gather(1, wide)
+
+
+def vector(numbers: Sequence[int], device: torch.device) -> Int64[Tensor, " n"]:
+    """Return whole numbers as a tensor; they may be sizes that a compiler does not know.
+
+    Example:
+        >>> vector([3, 4], torch.device("cpu"))
+        tensor([3, 4])
+    """
+    if torch.compiler.is_compiling():
+        return torch.stack([torch.full((), number, dtype=torch.int64, device=device) for number in numbers])
+    return torch.tensor(numbers, device=device)
 
 
 def _center(boxes: Float[Tensor, "*b 4"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
