@@ -10,7 +10,7 @@ they are one string with about two characters per run.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pycocotools.mask
@@ -18,10 +18,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-mask_utils: Any = pycocotools.mask
+from maskrcnn.ops.rle import RLE
 
-RLE: TypeAlias = dict[str, Any]
-"""Compressed run lengths, ready for JSON: `{"size": [height, width], "counts": "…"}`."""
+mask_utils: Any = pycocotools.mask
 
 
 class AnnotationError(ValueError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -12,6 +15,12 @@ from maskrcnn.ops import bilinear
 
 CHUNK = 16
 """RoIs whose full masks are held in float at a time."""
+
+BAND = 1 << 16
+"""Pixels of a mask that are pasted at a time, so that they stay in the processor's cache."""
+
+PasteRule: TypeAlias = Literal["continuous", "integer_box"]
+"""How a box is laid on pixels, see `MaskHeadConfig.paste`."""
 
 
 def crop_masks(
@@ -46,13 +55,14 @@ def paste_masks(
     probabilities: Float[Tensor, "D M M"],
     boxes: Float[Tensor, "D 4"],
     image_size: tuple[int, int],
-    rule: Literal["continuous", "integer_box"] = "continuous",
+    rule: PasteRule = "continuous",
     threshold: float = 0.5,
 ) -> Bool[Tensor, "D H W"]:
     """Return the masks laid on an image of (height, width), where `boxes` says.
 
     A pixel belongs to the object if the mask, interpolated bilinearly at its centre, is at least `threshold`.
     `continuous` takes the box as it is, to the sub-pixel; `integer_box` first rounds it to whole pixels.
+    `rle.paste_rles` gives the same masks as run lengths, without this stack.
 
     Example:
         >>> paste_masks(torch.ones(1, 28, 28), torch.tensor([[1.0, 0.0, 3.0, 2.0]]), (2, 4))[0].int()
@@ -60,7 +70,7 @@ def paste_masks(
                 [0, 1, 1, 0]], dtype=torch.int32)
     """
     pasted = torch.zeros(len(boxes), *image_size, dtype=torch.bool, device=boxes.device)
-    for k, (top, left, values) in enumerate(_pasted(probabilities, boxes, image_size, rule)):
+    for k, top, left, values in _pasted(probabilities, boxes, image_size, rule):
         height, width = values.shape
         torch.ge(values, threshold, out=pasted[k, top : top + height, left : left + width])
     return pasted
@@ -70,40 +80,64 @@ def paste_probabilities(
     probabilities: Float[Tensor, "D M M"],
     boxes: Float[Tensor, "D 4"],
     image_size: tuple[int, int],
-    rule: Literal["continuous", "integer_box"] = "continuous",
+    rule: PasteRule = "continuous",
 ) -> Float[Tensor, "D H W"]:
     """Return what `paste_masks` compares with its threshold."""
     pasted = torch.zeros(len(boxes), *image_size, dtype=probabilities.dtype, device=boxes.device)
-    for k, (top, left, values) in enumerate(_pasted(probabilities, boxes, image_size, rule)):
+    for k, top, left, values in _pasted(probabilities, boxes, image_size, rule):
         height, width = values.shape
         pasted[k, top : top + height, left : left + width] = values
     return pasted
 
 
 def _pasted(
-    probabilities: Float[Tensor, "D M M"],
-    boxes: Float[Tensor, "D 4"],
-    image_size: tuple[int, int],
-    rule: str,
-) -> list[tuple[int, int, Float[Tensor, "h w"]]]:
-    """Return (top, left, values) of the part of the image that each mask can reach."""
-    height, width = image_size
-    size = probabilities.shape[-1]
-    parts = []
-    for mask, (x1, y1, x2, y2) in zip(probabilities, boxes.tolist(), strict=True):
-        left, columns = _axis(x1, x2, width, size, rule, boxes)
-        top, rows = _axis(y1, y2, height, size, rule, boxes)
-        with torch.autocast(boxes.device.type, enabled=False):
-            parts.append((top, left, rows @ mask @ columns.mT))
-    return parts
+    probabilities: Float[Tensor, "D M M"], boxes: Float[Tensor, "D 4"], image_size: tuple[int, int], rule: PasteRule
+) -> Iterator[tuple[int, int, int, Float[Tensor, "h w"]]]:
+    """Yield (mask, top, left, values) of the part of the image that each mask can reach, some rows at a time.
 
-
-def _axis(
-    begin: float, end: float, extent: int, size: int, rule: str, like: Tensor
-) -> tuple[int, Float[Tensor, "n M"]]:
-    """Return the first pixel that a mask of `size` cells from `begin` to `end` reaches, and the weights of
-    its cells in that pixel and those after it.
+    Values are a + share · (b − a), each operation rounded by itself: going from one cell to the next they never
+    turn back, which `rle.paste_rles` builds on.
     """
+    padded = F.pad(probabilities, (1, 1, 1, 1))
+    steps_right = padded.diff(dim=2)
+    for k, (x, y) in enumerate(reaches(boxes, image_size, probabilities.shape[-1], rule)):
+        across, right = (torch.from_numpy(t).to(boxes.device) for t in (x.cell, x.share))
+        down, below = (torch.from_numpy(t).to(boxes.device) for t in (y.cell, y.share[:, None]))
+        lines = steps_right[k].index_select(1, across).mul_(right).add_(padded[k].index_select(1, across))
+        steps_down = lines.diff(dim=0)
+        band = max(BAND // max(len(across), 1), 1)
+        for begin in range(0, len(down), band):
+            cells = down[begin : begin + band]
+            values = steps_down.index_select(0, cells).mul_(below[begin : begin + band])
+            yield k, y.first + begin, x.first, values.add_(lines.index_select(0, cells))
+
+
+class Reach(NamedTuple):
+    """The pixels along one axis of the image that a mask can reach, and where they lie in it.
+
+    The mask has a cell of zeros before its first and after its last one, so cell 1 is its first.
+    """
+
+    first: int
+    """The first of the pixels."""
+    cell: Int64[np.ndarray, " n"]
+    """For each pixel the last cell whose centre is not beyond the pixel's."""
+    share: Float[np.ndarray, " n"]
+    """How far each pixel's centre is on the way from that cell's centre to the next, 0 to 1."""
+
+
+def reaches(
+    boxes: Float[Tensor, "D 4"], image_size: tuple[int, int], size: int, rule: PasteRule
+) -> Iterator[tuple[Reach, Reach]]:
+    """Yield, for each box, what a mask of size × size cells in it can reach along x and along y."""
+    height, width = image_size
+    dtype = np.dtype(np.float64 if boxes.dtype == torch.float64 else np.float32)
+    for x1, y1, x2, y2 in boxes.tolist():
+        yield _reach(x1, x2, width, size, rule, dtype), _reach(y1, y2, height, size, rule, dtype)
+
+
+def _reach(begin: float, end: float, extent: int, size: int, rule: PasteRule, dtype: np.dtype[Any]) -> Reach:
+    """Return what a mask of `size` cells from `begin` to `end` reaches of `extent` pixels."""
     if rule == "continuous":
         cell = max(end - begin, 1e-6) / size
         offset, zero = begin, 0.0
@@ -116,7 +150,7 @@ def _axis(
         cell = (last - first) / (size + 2)
         offset, zero = first, 1.0
     lowest = max(first, 0)
-    pixel = torch.arange(lowest, max(min(last, extent), lowest), device=like.device, dtype=like.dtype)
-    position = (pixel + 0.5 - offset) / cell - 0.5 - zero
-    cells = torch.arange(size, device=like.device, dtype=like.dtype)
-    return lowest, (1 - (position[:, None] - cells).abs()).clamp(min=0)
+    pixel = np.arange(lowest, max(min(last, extent), lowest), dtype=dtype)
+    position = ((pixel + 0.5 - offset) / cell + (0.5 - zero)).clip(0, size + 1)
+    before = np.minimum(np.floor(position), size)
+    return Reach(lowest, before.astype(np.int64), position - before)
