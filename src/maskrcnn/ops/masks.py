@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from maskrcnn.ops import bilinear
+from maskrcnn.ops.triton import usable
 
 CHUNK = 16
 """RoIs whose full masks are held in float at a time."""
@@ -69,6 +70,10 @@ def paste_masks(
         tensor([[0, 1, 1, 0],
                 [0, 1, 1, 0]], dtype=torch.int32)
     """
+    if usable(probabilities, boxes):
+        from maskrcnn.ops.triton.masks import paste_masks as twin
+
+        return twin(probabilities, boxes, image_size, rule, threshold)
     pasted = torch.zeros(len(boxes), *image_size, dtype=torch.bool, device=boxes.device)
     for k, top, left, values in _pasted(probabilities, boxes, image_size, rule):
         height, width = values.shape

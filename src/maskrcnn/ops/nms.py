@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.triton import usable
 
 BLOCK = 1024
 """Boxes of each row that the eager path settles at a time; bounds its memory when all boxes are alike."""
@@ -28,6 +29,10 @@ def nms(
         >>> nms(row, torch.ones(1, 3, dtype=torch.bool), threshold=0.5)
         tensor([[ True, False,  True]])
     """
+    if usable(boxes, boxes):
+        from maskrcnn.ops.triton.nms import nms as twin
+
+        return twin(boxes, valid, threshold, groups)
     if torch.compiler.is_compiling() or boxes.device.type != "cpu":
         return _greedy(_suppresses(boxes, threshold, groups), valid)
     return _nms_sweep(boxes, valid, threshold, groups)

@@ -1,0 +1,44 @@
+"""Triton twins of functions that would be slow in plain PyTorch on a GPU, or would make it wait for the host.
+
+Each twin is one custom operator, so `torch.compile` takes it as it is. The PyTorch functions remain the reference:
+they run everywhere else, and on a GPU too where Triton is missing or the environment variable MASKRCNN_TRITON is 0
+when the package is imported. Nothing here imports Triton before a twin is used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+ENABLED = os.environ.get("MASKRCNN_TRITON", "1") != "0" and importlib.util.find_spec("triton") is not None
+"""Whether Triton is installed and not turned off."""
+
+LAUNCH = {"enable_fp_fusion": False}
+"""Options of every launch: each operation is rounded by itself, as PyTorch's are; no fused multiply-add."""
+
+
+def usable(values: Tensor, boxes: Tensor) -> bool:
+    """Return whether a twin takes these tensors; the one rule by which PyTorch or Triton is chosen.
+
+    Both must be on a CUDA device, boxes in float32, values in float32, float16 or bfloat16. What is exported is
+    always plain PyTorch, which other programs can run.
+
+    Example:
+        >>> usable(torch.zeros(3), torch.zeros(1, 4))  # on a CPU
+        False
+    """
+    return ENABLED and _fits(values, boxes) and not torch.compiler.is_exporting()
+
+
+def _fits(values: Tensor, boxes: Tensor) -> bool:
+    on_gpu = values.device.type == boxes.device.type == "cuda"
+    return on_gpu and boxes.dtype == torch.float32 and values.dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which kernels are launched on the tensor's own device, one of several perhaps."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
