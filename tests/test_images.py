@@ -421,3 +421,10 @@ def test_errors_of_prepare_name_the_image() -> None:
         prepare([photo(), photo().transpose(2, 0, 1)], ImageConfig())
     with pytest.raises(InputError, match=r"^images\[8\] must be"):
         prepare([photo().transpose(2, 0, 1)], ImageConfig(), first=8)
+
+
+def test_padding_reaches_a_size_that_is_asked_for() -> None:
+    config = ImageConfig(size_divisor=32)
+    batch = batch_images([torch.ones(3, 31, 20)], [(31, 20)], config, at_least=(40, 64))
+    assert batch.tensor.shape == (1, 3, 64, 64)
+    assert batch.tensor.sum() == 3 * 31 * 20

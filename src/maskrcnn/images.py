@@ -371,6 +371,7 @@ def batch_images(
     images: Sequence[Float[Tensor, "3 _h _w"]],
     original_sizes: Sequence[tuple[int, int]],
     config: ImageConfig,
+    at_least: tuple[int, int] = (0, 0),
 ) -> ImageBatch:
     """Return prepared images padded to one size.
 
@@ -378,6 +379,7 @@ def batch_images(
         images: what `prepare_image` returned.
         original_sizes: (height, width) of each photo.
         config: says the padded size.
+        at_least: least (height, width) of the tensor, before it is rounded up to a multiple of `size_divisor`.
 
     Raises:
         InputError: there is no image, the numbers differ, or an image exceeds the square.
@@ -390,7 +392,7 @@ def batch_images(
             f"got {len(original_sizes)} for {len(images)} images."
         )
     sizes = [(int(i.shape[1]), int(i.shape[2])) for i in images]
-    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    height, width = max(at_least[0], *(h for h, _ in sizes)), max(at_least[1], *(w for _, w in sizes))
     if config.padding == "square":
         if max(height, width) > config.max_size:
             raise InputError(
