@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,17 +21,22 @@ def cell_anchors(config: AnchorConfig, level: int, stride: int) -> Float[Tensor,
         >>> cell_anchors(AnchorConfig(), level=0, stride=4)[1]  # 32 × 32
         tensor([-16., -16.,  16.,  16.])
     """
-    sizes = torch.tensor(config.sizes[level])
-    ratio = torch.tensor(config.ratios)
-    if config.rounding == "base":
-        base_width = (stride / ratio.sqrt()).round()
-        enlarged = sizes[:, None] / stride
-        width, height = enlarged * base_width, enlarged * (base_width * ratio).round()
+    numbers = _cell_anchors(config.sizes[level], config.ratios, config.rounding, stride)
+    return torch.tensor(numbers).reshape(-1, 4)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], rounding: str, stride: int) -> tuple[float, ...]:
+    """Return the corners of the anchors of a cell, one after the other: constants for a compiler."""
+    size: Any = np.array(sizes, np.float32)[:, None]
+    ratio: Any = np.array(ratios, np.float32)
+    if rounding == "base":
+        base_width = (stride / np.sqrt(ratio)).round()
+        width, height = size / stride * base_width, size / stride * (base_width * ratio).round()
     else:
-        width, height = sizes[:, None] * (1 / ratio.sqrt()), sizes[:, None] * ratio.sqrt()
-    width, height = width.flatten(), height.flatten()
-    boxes = torch.stack((-width, -height, width, height), dim=1) / 2
-    return boxes.round() if config.rounding == "corners" else boxes
+        width, height = size * (1 / np.sqrt(ratio)), size * np.sqrt(ratio)
+    boxes = np.stack((-width, -height, width, height), axis=-1) / 2
+    return tuple((boxes.round() if rounding == "corners" else boxes).flatten().tolist())
 
 
 def make_anchors(
@@ -59,6 +66,8 @@ def make_anchors(
         x = (torch.arange(columns, device=device) + config.offset) * step_x
         y, x = y[:, None].expand(rows, columns), x[None, :].expand(rows, columns)
         centres = torch.stack((x, y, x, y), dim=-1).to(torch.float32)
-        anchors = (centres[:, :, None] + cell_anchors(config, level, stride).to(device)).reshape(-1, 4)
+        numbers = _cell_anchors(config.sizes[level], config.ratios, config.rounding, stride)
+        around = box_ops.vector(numbers, device, torch.float32).reshape(-1, 4)
+        anchors = (centres[:, :, None] + around).reshape(-1, 4)
         levels.append(box_ops.move_ends(anchors, -1.0) if corners == "centers" else anchors)
     return levels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -89,7 +90,7 @@ def decode(
         tensor([[ 1.,  0., 11., 10.]])
     """
     width, height, x, y = _center(reference)
-    dx, dy, dw, dh = (deltas / deltas.new_tensor(weights)).unbind(-1)
+    dx, dy, dw, dh = (deltas / vector(weights, deltas.device, deltas.dtype)).unbind(-1)
     to_x, to_y = dx * width + x, dy * height + y
     if max_log_scale is not None:
         dw, dh = dw.clamp(max=max_log_scale), dh.clamp(max=max_log_scale)
@@ -120,7 +121,7 @@ def move_ends(boxes: Float[Tensor, "*b 4"], by: float) -> Float[Tensor, "*b 4"]:
         >>> move_ends(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), -1.0)
         tensor([[ 0.,  0.,  9., 19.]])
     """
-    return boxes + boxes.new_tensor([0.0, 0.0, by, by]) if by else boxes
+    return boxes + vector((0.0, 0.0, by, by), boxes.device, boxes.dtype) if by else boxes
 
 
 def large_enough(boxes: Float[Tensor, "*b 4"], min_size: float | None) -> Bool[Tensor, "*b"]:
@@ -138,16 +139,26 @@ def gather_rows(table: Tensor, index: Int64[Tensor, "N R"]) -> Tensor:
     return table.gather(1, wide)
 
 
-def vector(numbers: Sequence[int], device: torch.device) -> Int64[Tensor, " n"]:
-    """Return whole numbers as a tensor; they may be sizes that a compiler does not know.
+def vector(numbers: Sequence[int | float], device: torch.device, dtype: torch.dtype = torch.int64) -> Num[Tensor, " n"]:
+    """Return numbers as a tensor, not to be changed; they may be sizes that a compiler does not know.
+
+    Off the CPU the same tensor is given each time, so that a run copies none there, which would make it wait.
 
     Example:
         >>> vector([3, 4], torch.device("cpu"))
         tensor([3, 4])
     """
     if torch.compiler.is_compiling():
-        return torch.stack([torch.full((), number, dtype=torch.int64, device=device) for number in numbers])
-    return torch.tensor(numbers, device=device)
+        return torch.stack([torch.full((), number, dtype=dtype, device=device) for number in numbers])
+    if device.type == "cpu":
+        return torch.tensor(numbers, dtype=dtype)
+    return _kept_vector(tuple(numbers), device, dtype)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept_vector(numbers: tuple[int | float, ...], device: torch.device, dtype: torch.dtype) -> Num[Tensor, " n"]:
+    with torch.inference_mode(False):  # training may use it later
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _center(boxes: Float[Tensor, "*b 4"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
