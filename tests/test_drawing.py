@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +14,7 @@ from maskrcnn import drawing
 from maskrcnn.drawing import PALETTE, color, contact_sheet, overlay, side_by_side, target_as_detections
 from maskrcnn.errors import InputError
 from maskrcnn.fonts import font_for, shortened
+from maskrcnn.ops.rle import encode_masks
 from maskrcnn.structures import Detections, Target
 
 GREY = np.full((120, 160, 3), 100, np.uint8)
@@ -54,6 +56,23 @@ def test_mask_is_blended_and_outlined() -> None:
     picture = overlay(GREY, found([[40, 30, 100, 110]]), alpha=0.5)
     assert pixel(picture, 90, 100) == tuple(round(100 * 0.5 + v * 0.5) for v in PALETTE[0])
     assert pixel(picture, 99, 70) == PALETTE[0] and pixel(picture, 100, 70) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_run_lengths_are_drawn_like_the_masks(scale: int) -> None:
+    pixels = found([[40, 30, 100, 110], [60, 0, 90, 120], [20, 20, 140, 70], [5, 5, 5, 5]])
+    pixels.masks[2, ::2, ::3] = False
+    encoded = replace(pixels, masks=None, rles=tuple(encode_masks(pixels.masks)))
+    np.testing.assert_array_equal(overlay(GREY, encoded, scale=scale), overlay(GREY, pixels, scale=scale))
+
+
+def test_the_better_detections_outline_is_on_top() -> None:
+    picture = overlay(
+        GREY, found([[20, 20, 60, 100], [60, 20, 100, 100]], labels=[0, 1]), color_by="class", labels=False
+    )
+    assert pixel(picture, 59, 60) == PALETTE[0] and pixel(picture, 60, 60) == PALETTE[1]
+    crossing = found([[20, 20, 60, 100], [40, 40, 100, 60]], labels=[0, 1])
+    assert pixel(overlay(GREY, crossing, color_by="class", labels=False), 59, 40) == PALETTE[0]
 
 
 def test_photo_is_not_changed() -> None:

@@ -225,6 +225,26 @@ def test_predict_refuses_numbers_out_of_range(given, said):
         small().predict(PHOTOS, **given)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_predict_gives_masks_as_run_lengths(batch_size):
+    model = small()
+    pixels = model.predict(PHOTOS, 0.0, batch_size)
+    encoded = model.predict(PHOTOS, 0.0, batch_size, masks="rle")
+    for one, other in zip(pixels, encoded, strict=True):
+        assert one.rles is None and other.masks is None and len(other.rles) == len(one) > 0
+        assert torch.equal(other.with_masks().masks, one.masks)
+
+
+def test_predict_gives_no_run_lengths_without_a_mask_head():
+    for found in small(overrides={"masks": False}).predict(PHOTOS, 0.0, masks="rle"):
+        assert found.rles is None and found.with_masks().masks is None
+
+
+def test_predict_refuses_another_form_of_masks(unchecked):
+    with pytest.raises(InputError, match="masks must be 'pixels' or 'rle'; got 'polygons'"):
+        small().predict(PHOTOS, masks="polygons")
+
+
 def test_predict_runs_in_the_type_of_the_weights():
     [found] = small().to(torch.bfloat16).predict(PHOTOS[0], score_threshold=0.0)
     assert len(found) and found.boxes.dtype == torch.float32

@@ -11,6 +11,7 @@ import torch
 
 from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
+from maskrcnn.ops.rle import encode_masks
 from maskrcnn.structures import Detections, ImageBatch, Losses, Target, TargetBatch
 
 # Detections
@@ -183,6 +184,37 @@ def test_fields_must_agree(field: str, value: torch.Tensor, rule: str) -> None:
         found.__post_init__()
     message = f"Detections.{field} must have {rule}for 4 boxes in an image of 3 × 8 pixels; got "
     assert str(error.value) == f"{message}{list(value.shape)}."
+
+
+def encoded(found: Detections) -> Detections:
+    """The same detections with their masks as run lengths."""
+    return replace(found, masks=None, rles=tuple(encode_masks(found.masks)))
+
+
+@pytest.mark.parametrize("index", [2, slice(1, 3), [3, 0], torch.tensor([False, True, False, True]), []])
+def test_run_lengths_are_picked_with_the_rest(index: Any) -> None:
+    found = encoded(detections())[index]
+    assert found.masks is None and len(found.rles) == len(found)
+    assert numbers(found.with_masks()) == numbers(detections()[index])
+
+
+def test_masks_are_drawn_from_run_lengths() -> None:
+    drawn = encoded(detections()).with_masks()
+    assert drawn.rles is None
+    torch.testing.assert_close(drawn.masks, detections().masks)
+    plain = detections()
+    assert plain.with_masks() is plain
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "got"),
+    [((3, 8), 3, "3 of size [3, 8]"), ((8, 3), 4, "4 of size [8, 3]"), ((3, 8), 0, "0")],
+)
+def test_run_lengths_must_be_one_for_each_box_and_of_the_image(size: tuple[int, int], count: int, got: str) -> None:
+    rles = tuple({"size": [*size], "counts": "h0"} for _ in range(count))
+    with pytest.raises(InputError) as error:
+        replace(detections(masks=False), rles=rles)
+    assert str(error.value) == f"Detections.rles must be 4 of size [3, 8], one for each box; got {got}."
 
 
 # ImageBatch

@@ -7,7 +7,7 @@ thumbnail and a 20-megapixel photo are equally legible.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +18,14 @@ from PIL import Image, ImageDraw
 from maskrcnn.errors import InputError
 from maskrcnn.fonts import font_for, shortened
 from maskrcnn.keypoints import Side, side_of
+from maskrcnn.ops.rle import rle_crop
 from maskrcnn.structures import Detections, Target
 
 RGB = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the picture; right and bottom excluded."""
+_Crop = tuple[int, int, Bool[np.ndarray, "h w"]]
+"""The first row and column of a mask, and its pixels from there on."""
 
 PALETTE: tuple[RGB, ...] = (
     *((0xF7, 0x70, 0x36), (0x42, 0x5A, 0xEC), (0x2E, 0xF4, 0xAC), (0xC5, 0x06, 0x77)),  # orange … magenta
@@ -114,8 +117,7 @@ def overlay(
     size = (width * scale, height * scale)
     line = math.ceil(min(size) / 400)
     canvas = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    if detections.masks is not None:
-        _paint_masks(canvas, detections.masks.cpu().numpy(), colors, alpha, line, scale)
+    _paint_masks(canvas, _crops(detections), colors, alpha, line, scale)
     picture = Image.fromarray(canvas)
     _paint_skeletons(picture, detections, colors, line, scale)
     rects = [_rect(box, scale, size) for box in detections.boxes.tolist()]
@@ -141,9 +143,20 @@ def _texts(detections: Detections, scores: bool) -> list[str]:
     return [f"{name} {score:.2f}" if scores else name for name, score in named]
 
 
+def _crops(detections: Detections) -> Iterator[_Crop | None]:
+    """Yield what each mask covers, one at a time, since all masks of a large photo may not fit in memory.
+
+    Yields None for an empty mask, and nothing where there are no masks.
+    """
+    if detections.rles is not None:
+        yield from map(rle_crop, detections.rles)
+    elif detections.masks is not None:
+        yield from map(_crop, detections.masks.cpu().numpy())
+
+
 def _paint_masks(
     canvas: UInt8[np.ndarray, "h w 3"],
-    masks: Bool[np.ndarray, "D H W"],
+    crops: Iterable[_Crop | None],
     colors: list[RGB],
     alpha: float,
     line: int,
@@ -153,21 +166,24 @@ def _paint_masks(
 
     Where masks overlap the better detection owns the pixel, so colours never mix to a third one.
     """
-    taken = np.zeros(masks.shape[1:], bool)
-    outlines = []
-    for mask, ink in zip(masks, colors, strict=True):
-        window = _window(mask)
-        if window is None:
+    taken = np.zeros([side // scale for side in canvas.shape[:2]], bool)
+    outlined = np.zeros(canvas.shape[:2], np.uint16)  # by which object, counted from 1
+    for number, (crop, ink) in enumerate(zip(crops, colors, strict=False), start=1):
+        if crop is None:
             continue
-        own = mask[window] & ~taken[window]
-        taken[window] |= mask[window]
-        rows, columns = (slice(s.start * scale, s.stop * scale) for s in window)
-        area = canvas[rows, columns]
-        fill = _enlarged(own, scale)
-        area[fill] = np.rint(area[fill] * (1 - alpha) + np.array(ink) * alpha).astype(np.uint8)
-        outlines.append((area, _outline(_enlarged(mask[window], scale), line), ink))
-    for area, edge, ink in reversed(outlines):
-        area[edge] = ink
+        top, left, mask = crop
+        height, width = mask.shape
+        before = taken[top : top + height, left : left + width]
+        own = mask & ~before
+        before |= mask
+        window = slice(top * scale, (top + height) * scale), slice(left * scale, (left + width) * scale)
+        area, fill = canvas[window], _enlarged(own, scale)
+        mixed = np.rint(np.arange(256)[:, None] * (1 - alpha) + np.array(ink) * alpha).astype(np.uint8)
+        area[fill] = mixed[area[fill], np.arange(3)]
+        edge = _outline(_enlarged(mask, scale), line) & (outlined[window] == 0)
+        outlined[window][edge] = number
+    drawn = outlined > 0
+    canvas[drawn] = np.array([(0, 0, 0), *colors], np.uint8)[outlined[drawn]]
 
 
 def _paint_skeletons(picture: Image.Image, detections: Detections, colors: list[RGB], line: int, scale: int) -> None:
@@ -210,13 +226,15 @@ def _mixed(ink: RGB, other: RGB, share: float) -> RGB:
     return red, green, blue
 
 
-def _window(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice] | None:
-    """Return the rows and columns that the mask occupies, or None for an empty mask."""
+def _crop(mask: Bool[np.ndarray, "H W"]) -> _Crop | None:
+    """Return the part of the image that the mask occupies, or None for an empty mask."""
     rows = np.flatnonzero(mask.any(axis=1))
     if len(rows) == 0:
         return None
-    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    return top, left, mask[top:bottom, left:right]
 
 
 def _enlarged(mask: Bool[np.ndarray, "H W"], scale: int) -> Bool[np.ndarray, "h w"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,9 @@ from maskrcnn.images import ImageLike, prepare
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.keypoints import read_heatmaps
 from maskrcnn.ops.masks import paste_masks
+from maskrcnn.ops.rle import RLE, paste_rles
 from maskrcnn.stages import stage
-from maskrcnn.structures import DetectionBatch, Detections, ImageBatch
+from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, MaskForm
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -45,26 +46,36 @@ class Predictor(ABC):
         return prepare(photos, self.config.image, first)
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.5, batch_size: int = 1
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        score_threshold: float = 0.5,
+        batch_size: int = 1,
+        masks: MaskForm = "pixels",
     ) -> list[Detections]:
         """Return what is found in each image, as `MaskRCNN.predict` does."""
 
         def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
             batch = self.prepare(photos, first)
-            return unbatch(self.detect(batch), batch, self.config, score_threshold)
+            return unbatch(self.detect(batch), batch, self.config, score_threshold, masks)
 
+        check_mask_form(masks)
         return in_batches(run, images, score_threshold, batch_size)
 
 
 def predict(
-    model: MaskRCNN, images: ImageLike | Sequence[ImageLike], score_threshold: float, batch_size: int
+    model: MaskRCNN,
+    images: ImageLike | Sequence[ImageLike],
+    score_threshold: float,
+    batch_size: int,
+    masks: MaskForm = "pixels",
 ) -> list[Detections]:
     """Return the detections of each image; see `MaskRCNN.predict`."""
 
     def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
         batch = prepare(photos, model.config.image, first).to(model.device, model.dtype)
-        return unbatch(model(batch), batch, model.config, score_threshold)
+        return unbatch(model(batch), batch, model.config, score_threshold, masks)
 
+    check_mask_form(masks)
     was_training = model.training
     model.eval()
     try:
@@ -96,8 +107,18 @@ def in_batches(
     return found
 
 
+def check_mask_form(masks: object) -> None:
+    """Raise `InputError` unless masks are wanted in a form that there is."""
+    if masks not in get_args(MaskForm):
+        raise InputError(f"masks must be {' or '.join(map(repr, get_args(MaskForm)))}; got {masks!r}.")
+
+
 def unbatch(
-    detections: DetectionBatch, images: ImageBatch, config: Config, score_threshold: float = 0.0
+    detections: DetectionBatch,
+    images: ImageBatch,
+    config: Config,
+    score_threshold: float = 0.0,
+    masks: MaskForm = "pixels",
 ) -> list[Detections]:
     """Return one `Detections` per image, on the CPU, in the frame of the original photo, with masks pasted."""
     boxes = _in_photos(detections.boxes, images, config.box_corners)
@@ -108,14 +129,18 @@ def unbatch(
     found = []
     for n, (height, width) in enumerate(images.original_sizes.tolist()):
         chosen = keep[n]
-        masks: Tensor | None = None
+        pixels: Tensor | None = None
+        rles: list[RLE] | None = None
         if config.masks:
             probabilities = detections.mask_logits[n, chosen].sigmoid()
             rule, threshold = config.mask.paste, config.mask.threshold
             # The rule was written for corners that name the last pixel.
             ends = -1.0 if config.box_corners == "inclusive" else 0.0
             laid = box_ops.move_ends(boxes[n, chosen], ends)
-            masks = stage("masks", paste_masks(probabilities, laid, (height, width), rule, threshold))
+            if masks == "rle":
+                rles = paste_rles(probabilities, laid, (height, width), rule, threshold)
+            else:
+                pixels = stage("masks", paste_masks(probabilities, laid, (height, width), rule, threshold)).cpu()
         keypoints: Tensor | None = None
         if config.keypoint_names:
             # The head learns in whole pixels, see MaskRCNN's losses.
@@ -129,7 +154,8 @@ def unbatch(
                 boxes=boxes[n, chosen].cpu(),
                 labels=detections.labels[n, chosen].cpu(),
                 scores=detections.scores[n, chosen].cpu(),
-                masks=None if masks is None else masks.cpu(),
+                masks=pixels,
+                rles=None if rles is None else tuple(rles),
                 image_size=(height, width),
                 class_names=config.class_names,
                 keypoints=None if keypoints is None else keypoints.cpu(),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from torch import Tensor
 from maskrcnn.config import ImageConfig
 from maskrcnn.errors import InputError
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.rle import RLE, decode_rles
+
+MaskForm: TypeAlias = Literal["pixels", "rle"]
+"""How masks are wanted: bool tensors of the photo's size, or COCO's run lengths, a thousandth of that."""
 
 
 class ImageBatch(NamedTuple):
@@ -250,6 +254,8 @@ class Detections:
     """Pairs of keypoints that pictures join by a line."""
     keypoint_scores: Literal["logit", "softmax"] = field(default="softmax", repr=False)
     """What the scores of keypoints mean, see `KeypointHeadConfig.scores`."""
+    rles: tuple[RLE, ...] | None = field(default=None, repr=False)
+    """The masks as COCO's run lengths, where they were asked for in this form; `masks` is None then."""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -263,6 +269,12 @@ class Detections:
                     f"Detections.{name} must have shape {list(shape)} for {n} boxes in an image of "
                     f"{self.image_size[0]} × {self.image_size[1]} pixels; got {list(value.shape)}."
                 )
+        if self.rles is not None and [r["size"] for r in self.rles] != [[*self.image_size]] * n:
+            sizes = ", ".join(sorted({str(r["size"]) for r in self.rles}))
+            raise InputError(
+                f"Detections.rles must be {n} of size {[*self.image_size]}, one for each box; got {len(self.rles)}"
+                f"{f' of size {sizes}' if sizes else ''}."
+            )
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], class_names: tuple[str, ...] = ()) -> Detections:
@@ -282,7 +294,8 @@ class Detections:
     def __getitem__(self, index: SupportsIndex | slice | Tensor | np.ndarray | Sequence[int]) -> Detections:
         places = _places(index, len(self))
         picked = {name: _pick(getattr(self, name), places) for name in _PER_DETECTION}
-        return replace(self, **picked)
+        rles = None if self.rles is None else tuple(self.rles[i] for i in places.tolist())
+        return replace(self, **picked, rles=rles)
 
     def __iter__(self) -> Iterator[Detections]:
         return (self[i] for i in range(len(self)))
@@ -292,6 +305,15 @@ class Detections:
         """The class name of each detection; where none is known, "class" and the label."""
         known = self.class_names
         return [known[i] if 0 <= i < len(known) else f"class {i}" for i in self.labels.tolist()]
+
+    def with_masks(self) -> Detections:
+        """Return the detections with `masks` as pixels, drawn from `rles` if they are held so.
+
+        Of a large photo draw a few at a time: `found[3].with_masks().masks`.
+        """
+        if self.rles is None:
+            return self
+        return replace(self, masks=decode_rles(self.rles, *self.image_size), rles=None)
 
     def above(self, score: float) -> Detections:
         """Return the detections whose score is at least `score`."""

@@ -57,6 +57,12 @@ def test_pictures_show_the_photo_with_something_on_it(predict, album, tmp_path):
     assert 0.005 < np.mean(picture != photo) < 1
 
 
+def test_masks_are_written_and_drawn_without_all_their_pixels(predict, album, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskrcnn.prediction.paste_masks", None)
+    status, _, _ = predict(album / "0.png")
+    assert status == 0 and results(tmp_path / "found")
+
+
 def test_a_broken_file_is_named_and_left_out(predict, album, tmp_path):
     (album / "1.png").write_bytes((album / "1.png").read_bytes()[:500])
     (album / "9.jpg").touch()

@@ -10,12 +10,9 @@ from pycocotools import mask as mask_utils
 from maskrcnn.data.segmentation import (
     AnnotationError,
     check_segmentation,
-    decode_rles,
-    encode_masks,
-    rle_area,
-    rle_box,
     to_rle,
 )
+from maskrcnn.ops.rle import decode_rles, encode_masks, rle_area, rle_box
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 48), (300, 200)])

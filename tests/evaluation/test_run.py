@@ -26,6 +26,15 @@ def test_any_data_set_and_a_coco_file_give_the_same(tmp_path):
     assert from_file.num_detections > 0
 
 
+def test_masks_are_measured_without_their_pixels(monkeypatch):
+    model, data = tiny_model(), tiny_data(3)
+    collected = []
+    with_pixels = evaluate(model, data, collect=lambda index, found: collected.append(found.masks))
+    assert all(masks is not None for masks in collected)
+    monkeypatch.setattr("maskrcnn.prediction.paste_masks", None)
+    assert evaluate(model, data) == with_pixels
+
+
 def test_a_network_may_know_more_classes_than_the_data():
     place = _places(("a", "unused", "b", "c"), ("c", "a"))
     assert place.tolist() == [1, -1, -1, 0]

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrcnn.data.segmentation import decode_rles, encode_masks
 from maskrcnn.ops import rle as module
 from maskrcnn.ops.masks import paste_masks
-from maskrcnn.ops.rle import paste_rles
+from maskrcnn.ops.rle import decode_rles, encode_masks, paste_rles, rle_crop
 
 RULES = pytest.mark.parametrize("rule", ["continuous", "integer_box"])
 IMAGE = (61, 83)
@@ -109,6 +108,22 @@ def test_a_full_and_an_empty_image() -> None:
     masks = torch.stack((torch.ones(4, 4), torch.zeros(4, 4)))
     full, empty = decode_rles(paste_rles(masks, boxes, (5, 6)), 5, 6)
     assert full.all() and not empty.any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_crop_is_the_smallest_part_that_holds_the_mask(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = paste_masks(drawn(20, 7, generator), random_boxes(20, IMAGE, generator), IMAGE)
+    for mask, rle in zip(masks, encode_masks(masks), strict=True):
+        crop = rle_crop(rle)
+        if crop is None:
+            assert not mask.any()
+            continue
+        top, left, pixels = crop
+        assert pixels.any(0)[[0, -1]].all() and pixels.any(1)[[0, -1]].all()
+        again = torch.zeros_like(mask)
+        again[top : top + pixels.shape[0], left : left + pixels.shape[1]] = torch.from_numpy(pixels)
+        assert torch.equal(again, mask)
 
 
 def looked_at(image_size: tuple[int, int], count: int, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -131,7 +131,7 @@ def _found_in(
                 yield path, image_id, None, None
                 bar.advance()
                 continue
-            [found] = model.predict(image, threshold)
+            [found] = model.predict(image, threshold, masks="rle")
             yield path, image_id, image, found
             bar.advance(f"{path.name}: {counted(len(found), 'object')}")
 

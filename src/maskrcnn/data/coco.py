@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from maskrcnn.data.coco_json import CocoImage, CocoObject, clipped_box, read_coco
 from maskrcnn.data.image_folder import check_files, find_images_folder, image_path
-from maskrcnn.data.segmentation import decode_rles, rle_area, to_rle
+from maskrcnn.data.segmentation import to_rle
 from maskrcnn.errors import DatasetError, InputError
 from maskrcnn.images import load_image
-from maskrcnn.ops.rle import RLE
+from maskrcnn.ops.rle import RLE, decode_rles, rle_area
 from maskrcnn.structures import Target
 
 logger = logging.getLogger("maskrcnn")

@@ -18,11 +18,10 @@ from maskrcnn.data.segmentation import (
     check_segmentation,
     compact,
     numbers,
-    rle_area,
-    rle_box,
     to_rle,
 )
 from maskrcnn.errors import DatasetError, did_you_mean, os_reason
+from maskrcnn.ops.rle import rle_area, rle_box
 
 MAX_SIDE = 1_000_000
 """Longest side an image may claim, in pixels; pycocotools reserves memory by it."""

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from maskrcnn.data.segmentation import encode_masks
 from maskrcnn.errors import WriteError, os_reason
+from maskrcnn.ops.rle import encode_masks
 from maskrcnn.structures import Target
 
 

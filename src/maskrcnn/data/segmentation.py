@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 import torch
-from jaxtyping import Bool, Float64, Int64
-from torch import Tensor
+from jaxtyping import Float64, Int64
 
-from maskrcnn.ops.rle import RLE
+from maskrcnn.ops.rle import RLE, as_text, drawn, encode_masks, run_lengths
 
 mask_utils: Any = pycocotools.mask
 
@@ -88,7 +87,10 @@ def _run_lengths(rle: dict[Any, Any], height: int, width: int) -> Int64[np.ndarr
         swapped = "; height and width look swapped" if size == [width, height] else ""
         raise AnnotationError(f"its RLE has size {size}, its image [{height}, {width}] (height, width){swapped}")
     if isinstance(counts, str):
-        runs = _uncompressed(counts)
+        try:
+            runs = run_lengths(counts)
+        except ValueError as e:
+            raise AnnotationError(f"its RLE is damaged: {e}") from None
     else:
         values = numbers(counts)
         if values is None or not len(values) or not (np.isfinite(values) & (values == np.floor(values))).all():
@@ -98,30 +100,6 @@ def _run_lengths(rle: dict[Any, Any], height: int, width: int) -> Int64[np.ndarr
         raise AnnotationError(
             f"its RLE is damaged: the runs must add up to {height} × {width} = {height * width} pixels"
         )
-    return runs
-
-
-def _uncompressed(text: str) -> Int64[np.ndarray, " R"]:
-    """Return the run lengths in a compressed string, unchecked but for the coding itself.
-
-    A character carries five bits of a number, lowest first, and in the sixth whether more follow. From the
-    fourth on, a number is the difference to the run two before.
-    """
-    damaged = AnnotationError("its RLE is damaged: the counts are not a run-length string")
-    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    codes = characters.astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise damaged
-    ends = np.flatnonzero(codes & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        raise damaged
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
-    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
     return runs
 
 
@@ -139,7 +117,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     """Return a checked segmentation as one compressed RLE."""
     if isinstance(segmentation, list):
         polygons = [list(polygon) for polygon in segmentation]
-        return _text(mask_utils.merge(mask_utils.frPyObjects(polygons, height, width)))
+        return as_text(mask_utils.merge(mask_utils.frPyObjects(polygons, height, width)))
     runs = _run_lengths(segmentation, height, width)
     # Some tools write runs of length 0; on two of them pycocotools' IoU stops too early.
     clean = bool(runs[1:].all())
@@ -148,43 +126,5 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     plain = {"size": [height, width], "counts": [int(r) for r in runs]}
     rle = mask_utils.frPyObjects(plain, height, width)
     if not clean:
-        return encode_masks(torch.from_numpy(_drawn(runs, height, width))[None])[0]
-    return _text(rle)
-
-
-def decode_rles(rles: list[RLE], height: int, width: int) -> Bool[Tensor, "G H W"]:
-    """Return masks from compressed RLEs of checked origin.
-
-    Not by pycocotools: its `decode` takes twice the time, and warns under NumPy 2.
-    """
-    masks = np.empty((len(rles), height, width), bool)
-    for g, rle in enumerate(rles):
-        masks[g] = _drawn(_uncompressed(rle["counts"]), height, width)
-    return torch.from_numpy(masks)
-
-
-def _drawn(runs: Int64[np.ndarray, " R"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
-
-
-def encode_masks(masks: Bool[Tensor, "G H W"]) -> list[RLE]:
-    """Return masks as compressed RLEs."""
-    if not len(masks):
-        return []
-    columns = masks.cpu().transpose(1, 2).contiguous().view(torch.uint8)
-    return [_text(rle) for rle in mask_utils.encode(columns.numpy().transpose(2, 1, 0))]
-
-
-def rle_area(rle: RLE) -> int:
-    """Return the number of pixels in a mask."""
-    return int(mask_utils.area(rle))
-
-
-def rle_box(rle: RLE) -> list[float]:
-    """Return the tight box of a mask as (x, y, width, height)."""
-    return [float(v) for v in mask_utils.toBbox(rle)]
-
-
-def _text(rle: RLE) -> RLE:
-    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+        return encode_masks(torch.from_numpy(drawn(runs, height, width))[None])[0]
+    return as_text(rle)

@@ -12,9 +12,9 @@ import pycocotools.coco
 import pycocotools.cocoeval
 
 from maskrcnn.data.coco_write import Labelled, target_annotations
-from maskrcnn.data.segmentation import encode_masks, rle_area
 from maskrcnn.errors import InputError
 from maskrcnn.evaluation.result import FIGURES, KEYPOINT_FIGURES, EvaluationResult, Figures
+from maskrcnn.ops.rle import encode_masks, rle_area
 from maskrcnn.structures import Detections, Target
 
 COCO: Any = pycocotools.coco.COCO
@@ -103,7 +103,7 @@ class CocoEvaluator:
                 f"The detections of image {index} are for {_size(detections.image_size)} pixels; "
                 f"the image has {_size(wanted)}. Detections must be in the frame of the original photo."
             )
-        if self.masks and detections.masks is None:
+        if self.masks and detections.masks is None and detections.rles is None:
             raise InputError(f"The detections of image {index} have no masks; measure boxes with masks=False.")
         if self.num_keypoints and detections.keypoints is None:
             raise InputError(f"The detections of image {index} have no keypoints.")
@@ -240,7 +240,7 @@ def coco_results(
         category_ids: the category id of each label, `CocoDataset.category_ids`; label + 1 without it.
     """
     results = []
-    for entry in _entries(detections, masks=detections.masks is not None):
+    for entry in _entries(detections, masks=True):
         label = entry.pop("label")
         entry["bbox"] = [round(v, 4) for v in entry["bbox"]]
         entry["score"] = round(entry["score"], 7)
@@ -256,8 +256,11 @@ def _entries(detections: Detections, masks: bool) -> list[Entry]:
     boxes = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in corners.tolist()]
     columns = zip(boxes, detections.labels.tolist(), detections.scores.tolist(), strict=True)
     entries: list[Entry] = [{"label": k, "bbox": box, "score": score} for box, k, score in columns]
-    if masks and detections.masks is not None:
-        for entry, rle in zip(entries, encode_masks(detections.masks), strict=True):
+    rles = detections.rles
+    if masks and rles is None and detections.masks is not None:
+        rles = tuple(encode_masks(detections.masks))
+    if masks and rles is not None:
+        for entry, rle in zip(entries, rles, strict=True):
             entry["segmentation"] = rle
     if detections.keypoints is not None:
         for entry, values in zip(entries, detections.keypoints.double().flatten(1).tolist(), strict=True):

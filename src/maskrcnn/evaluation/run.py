@@ -15,7 +15,7 @@ from maskrcnn.errors import DatasetError, ImageFileError
 from maskrcnn.evaluation.coco_ap import CocoEvaluator
 from maskrcnn.evaluation.result import EvaluationResult
 from maskrcnn.progress import Bar, Reporter
-from maskrcnn.structures import Detections
+from maskrcnn.structures import Detections, MaskForm
 
 if TYPE_CHECKING:
     from maskrcnn.model import MaskRCNN
@@ -51,6 +51,7 @@ def evaluate(
     names, masks = getattr(dataset, "class_names", model.config.class_names), model.config.masks
     place = _places(model.config.class_names, names)
     keypoints = model.config.keypoint_names
+    form: MaskForm = "rle" if collect is None else "pixels"  # of a large photo, pixels take seconds and gigabytes
     check_keypoint_names(dataset, keypoints, "evaluated")
     if known:
         evaluator = CocoEvaluator.from_dataset(dataset, masks, len(keypoints))  # type: ignore[arg-type]
@@ -60,7 +61,7 @@ def evaluate(
     with reporter.bar("evaluating", len(dataset)) as bar:
         for start in range(0, len(dataset), batch_size):
             read = _read(items, range(start, min(start + batch_size, len(dataset))), reporter, bar)
-            found = model.predict([image for image, _ in read.values()], 0.0, batch_size) if read else []
+            found = model.predict([image for image, _ in read.values()], 0.0, batch_size, form) if read else []
             for (index, (image, target)), detections in zip(read.items(), found, strict=True):
                 if tuple(names) != model.config.class_names:
                     detections = _relabelled(detections, place, names)
