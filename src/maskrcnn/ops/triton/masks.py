@@ -28,11 +28,11 @@ def paste_masks(
     """
     height, width = image_size
     whole = rule == "integer_box"
-    pasted: Tensor = torch.ops.maskrcnn.paste_masks(probabilities, boxes, height, width, whole, threshold)
+    pasted: Tensor = torch.ops.maskrcnn_triton.paste_masks(probabilities, boxes, height, width, whole, threshold)
     return pasted
 
 
-@torch.library.custom_op("maskrcnn::paste_masks", mutates_args=())
+@torch.library.custom_op("maskrcnn_triton::paste_masks", mutates_args=())
 def _paste_masks(
     probabilities: Tensor, boxes: Tensor, height: int, width: int, whole: bool, threshold: float
 ) -> Tensor:

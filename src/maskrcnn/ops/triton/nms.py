@@ -26,11 +26,11 @@ def nms(
     IoU is that of `ops.boxes.iou`, operation by operation in float32. It is held as one bit for each pair of boxes,
     R² / 8 bytes for each of the B rows.
     """
-    keep: Tensor = torch.ops.maskrcnn.nms(boxes, valid, groups, threshold)
+    keep: Tensor = torch.ops.maskrcnn_triton.nms(boxes, valid, groups, threshold)
     return keep
 
 
-@torch.library.custom_op("maskrcnn::nms", mutates_args=())
+@torch.library.custom_op("maskrcnn_triton::nms", mutates_args=())
 def _nms(boxes: Tensor, valid: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
     rows, count = valid.shape
     keep = torch.empty_like(valid, memory_format=torch.contiguous_format)

@@ -48,13 +48,13 @@ def mean_of_samples(
     The pairs are (x, y), as in `roi_align._RoIs`.
     """
     fixed, counts = (samples, None) if isinstance(samples, int) else (0, samples)
-    means: Tensor = torch.ops.maskrcnn.mean_of_samples(
+    means: Tensor = torch.ops.maskrcnn_triton.mean_of_samples(
         table, base, extent, start, bin_side, counts, fixed, bins, margin, place
     )
     return means
 
 
-@torch.library.custom_op("maskrcnn::mean_of_samples", mutates_args=())
+@torch.library.custom_op("maskrcnn_triton::mean_of_samples", mutates_args=())
 def _mean_of_samples(
     table: Tensor,
     base: Tensor,
@@ -89,7 +89,7 @@ def _(
     return table.new_empty(base.shape[0], bins * bins, table.shape[1])
 
 
-@torch.library.custom_op("maskrcnn::mean_of_samples_backward", mutates_args=())
+@torch.library.custom_op("maskrcnn_triton::mean_of_samples_backward", mutates_args=())
 def _mean_of_samples_backward(
     gradient: Tensor,
     base: Tensor,
@@ -133,7 +133,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _gradient_of_table(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    summed = torch.ops.maskrcnn.mean_of_samples_backward(gradient, *ctx.saved_tensors, *ctx.rest)
+    summed = torch.ops.maskrcnn_triton.mean_of_samples_backward(gradient, *ctx.saved_tensors, *ctx.rest)
     return summed, *[None] * 9
 
 

@@ -35,11 +35,11 @@ def max_of_cells(
         begin: first cell of each bin along x and along y.
         end: the cell after its last one.
     """
-    maxima: Tensor = torch.ops.maskrcnn.max_of_cells(table, base, width, begin, end)[0]
+    maxima: Tensor = torch.ops.maskrcnn_triton.max_of_cells(table, base, width, begin, end)[0]
     return maxima
 
 
-@torch.library.custom_op("maskrcnn::max_of_cells", mutates_args=())
+@torch.library.custom_op("maskrcnn_triton::max_of_cells", mutates_args=())
 def _max_of_cells(table: Tensor, base: Tensor, width: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maxima and, for the gradient, the rows of the table they are from (−1 for none)."""
     table = table.contiguous()
@@ -60,7 +60,7 @@ def _(table: Tensor, base: Tensor, width: Tensor, begin: Tensor, end: Tensor) ->
     return maxima, torch.empty(maxima.shape, dtype=torch.int32, device=table.device)
 
 
-@torch.library.custom_op("maskrcnn::max_of_cells_backward", mutates_args=())
+@torch.library.custom_op("maskrcnn_triton::max_of_cells_backward", mutates_args=())
 def _max_of_cells_backward(gradient: Tensor, rows: Tensor, cells: int) -> Tensor:
     gradient = gradient.contiguous()
     summed = torch.zeros(cells, gradient.shape[2], dtype=torch.float32, device=gradient.device)
@@ -83,7 +83,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _gradient_of_table(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     (rows,) = ctx.saved_tensors
-    return torch.ops.maskrcnn.max_of_cells_backward(gradient, rows, ctx.cells), None, None, None, None
+    return torch.ops.maskrcnn_triton.max_of_cells_backward(gradient, rows, ctx.cells), None, None, None, None
 
 
 _max_of_cells.register_autograd(_gradient_of_table, setup_context=_keep_for_backward)
