@@ -24,6 +24,7 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.heads import BoxHead, KeypointHead, MaskHead, SampledRoIs
 from maskrcnn.heads.box import Found, of_class
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops import for_onnx
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
 from maskrcnn.rpn import RPN
 from maskrcnn.stages import is_recording, records_all_slots, stage
@@ -243,16 +244,17 @@ class MaskRCNN(nn.Module):
         """Return the mask logits of each detection's own class; 0 × 0 without a mask head."""
         if not self.config.masks:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0)
-        run = _bucket(found.valid, all_slots=records_all_slots())
-        logits = self.masks(pyramid, found.boxes[:, :run])
+        boxes = _filled(found)
+        run = boxes.shape[1]
+        logits = self.masks(pyramid, boxes)
         return _in_slots(of_class(logits, found.labels[:, :run].flatten()), run, found.valid)
 
     def _keypoints_of(self, pyramid: FlatPyramid, found: Found) -> Float[Tensor, "N D Kp S S"]:
         """Return the heatmaps of each detection; 0 × 0 × 0 without a keypoint head."""
         if not self.config.keypoint_names:
             return found.boxes.new_zeros(*found.boxes.shape[:2], 0, 0, 0)
-        run = _bucket(found.valid, all_slots=records_all_slots())
-        return _in_slots(self.keypoints(pyramid, found.boxes[:, :run]), run, found.valid)
+        boxes = _filled(found)
+        return _in_slots(self.keypoints(pyramid, boxes), boxes.shape[1], found.valid)
 
     def _foreground_losses(
         self, pyramid: FlatPyramid, rois: SampledRoIs, targets: TargetBatch
@@ -299,6 +301,13 @@ class MaskRCNN(nn.Module):
         for module in (m for head in heads for m in head.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
             module.eval()
         return self
+
+
+def _filled(found: Found) -> Float[Tensor, "N run 4"]:
+    """Return the boxes of the first slots, as many as masks are worth computing for."""
+    if for_onnx.exporting():
+        return for_onnx.filled_slots(found.boxes, found.valid)
+    return found.boxes[:, : _bucket(found.valid, all_slots=records_all_slots())]
 
 
 def _bucket(valid: Bool[Tensor, "N R"], all_slots: bool = False) -> int:

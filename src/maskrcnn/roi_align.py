@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from maskrcnn.config import BoxCorners, RoIAlignConfig, RoIMethod
-from maskrcnn.ops import bilinear
+from maskrcnn.ops import bilinear, for_onnx
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.triton import usable
 
@@ -33,13 +33,20 @@ class FlatPyramid(NamedTuple):
     shapes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     num_images: int
+    maps: tuple[Float[Tensor, "N C _H _W"], ...]
+    """The maps that the table was laid out from."""
 
     @classmethod
     def of(cls, maps: Sequence[Float[Tensor, "N C _H _W"]], strides: Sequence[int]) -> FlatPyramid:
         """Lay out maps, finest first; `strides` are input pixels per cell."""
         rows = [m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps]
         shapes = tuple((m.shape[2], m.shape[3]) for m in maps)
-        return cls(torch.cat(rows) if len(rows) > 1 else rows[0], shapes, tuple(strides), maps[0].shape[0])
+        return cls(torch.cat(rows) if len(rows) > 1 else rows[0], shapes, tuple(strides), maps[0].shape[0], tuple(maps))
+
+    @property
+    def scales(self) -> list[float]:
+        """Return cells per input pixel of each level."""
+        return [1 / stride for stride in self.strides]
 
 
 class RoIAlign(nn.Module):
@@ -118,6 +125,8 @@ def roi_align(
         tensor([[1., 2.],
                 [1., 2.]])
     """
+    if for_onnx.exporting_to_onnx():
+        return for_onnx.roi_align(pyramid.maps, boxes, levels, pyramid.scales, output_size, sampling_ratio, aligned)
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.5 if aligned else 0.0)
     if not aligned:
         rois = rois._replace(sides=rois.sides.clamp(min=1.0))
@@ -150,6 +159,8 @@ def roi_pool(
     The RoI is rounded to whole cells and so is every bin, which then takes its maximum; a bin without
     cells gives 0. These roundings are what RoIAlign does away with.
     """
+    if for_onnx.exporting_to_onnx():
+        return for_onnx.roi_pool(pyramid.maps, boxes, levels, pyramid.scales, output_size)
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.0)
     first = torch.floor(rois.start + 0.5)
     last = torch.floor(rois.start + rois.sides + 0.5)
@@ -191,7 +202,7 @@ def crop_and_resize(
     """
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.0)
     last_cell = (rois.extent - 1).to(boxes.dtype)
-    strides = torch.tensor(pyramid.strides, device=boxes.device)[levels].reshape(-1, 1)
+    strides = box_ops.vector(pyramid.strides, boxes.device)[levels].reshape(-1, 1)
     last_pixel = (rois.extent * strides - 1).to(boxes.dtype)
     start, end = boxes.reshape(-1, 4)[:, :2] / last_pixel, boxes.reshape(-1, 4)[:, 2:] / last_pixel
     step = (end - start) * last_cell / max(output_size - 1, 1)
@@ -205,6 +216,8 @@ def crop_and_resize(
         )
         return _as_crops(means, output_size)
     position = first[:, :, None] + number * step[:, :, None]  # [R, 2, bins], x and y
+    if for_onnx.exporting_to_onnx():
+        return _crops_of_positions(pyramid, levels, position, last_cell)
     axes = []
     for axis in (1, 0):
         cells, weight = bilinear.neighbours(position[:, axis, :, None], rois.extent[:, axis, None, None], margin=0.0)
@@ -216,6 +229,26 @@ def _has_twin(pyramid: FlatPyramid, boxes: Tensor) -> bool:
     """Return whether Triton's kernels are taken; not where a gradient must be the same bit for bit each time."""
     strict = torch.are_deterministic_algorithms_enabled() and pyramid.table.requires_grad
     return usable(pyramid.table, boxes) and not strict
+
+
+def _crops_of_positions(
+    pyramid: FlatPyramid,
+    levels: Int64[Tensor, "N R"],
+    position: Float[Tensor, "R 2 bins"],
+    last_cell: Float[Tensor, "R 2"],
+) -> Float[Tensor, "R C bins bins"]:
+    """Return bilinear samples at positions (x and y, in cells) in equal steps, by ONNX's RoiAlign; 0 outside the map.
+
+    With one sample per bin it samples the middles of the bins, so the RoI begins half a step before the first.
+    """
+    bins = position.shape[2]
+    first, last = position[..., 0], position[..., -1]
+    half = (last - first) / (2 * max(bins - 1, 1))
+    rois = torch.cat((first - half, last + half), dim=1) + 0.5  # aligned: it takes half a cell off
+    scales = [1.0] * len(pyramid.maps)
+    crops = for_onnx.roi_align(pyramid.maps, rois.reshape(*levels.shape, 4), levels, scales, bins, 1, True)
+    inside = ((position >= 0) & (position <= last_cell[..., None])).to(crops.dtype)
+    return crops * (inside[:, 1, :, None] * inside[:, 0, None, :])[:, None]
 
 
 class _RoIs(NamedTuple):
@@ -253,7 +286,7 @@ def _rois_in_cells(
     begins = [sum(cells[:i]) * pyramid.num_images for i in range(len(cells))]
     image = torch.arange(boxes.shape[0], device=device)[:, None]
     base = box_ops.vector(begins, device)[levels] + image * box_ops.vector(cells, device)[levels]
-    scale = torch.tensor([1 / s for s in pyramid.strides], device=device, dtype=dtype)[levels][..., None]
+    scale = box_ops.vector([1 / s for s in pyramid.strides], device, dtype)[levels][..., None]
     corners = (boxes * scale - offset).reshape(-1, 4)
     extent = torch.stack((widths[levels], heights[levels]), dim=-1).reshape(-1, 2)
     return _RoIs(corners[:, :2], corners[:, 2:] - corners[:, :2], extent, base.reshape(-1))

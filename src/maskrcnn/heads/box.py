@@ -14,6 +14,7 @@ from maskrcnn.config import BoxCorners, BoxHeadConfig
 from maskrcnn.layers import ConvNorm, init_layer, init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops import for_onnx
 from maskrcnn.ops.nms import nms
 from maskrcnn.stages import is_recording, stage
 from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
@@ -126,7 +127,8 @@ class BoxHead(nn.Module):
         if config.classes_per_roi == "all":
             scores = torch.where(proposals.valid[..., None], scores, 0.0)
         scores = scores.flatten(1)
-        scores, pair = scores.topk(_candidates(scores, config))
+        slots = min(config.detections_per_image, scores.shape[1])
+        scores, pair = _candidates(scores, config, slots)
         roi = stage("candidate_rois", pair // self.num_classes)
         labels = stage("candidate_labels", pair % self.num_classes)
         stage("candidate_scores", scores)
@@ -140,7 +142,7 @@ class BoxHead(nn.Module):
         valid = (scores > config.score_threshold) & box_ops.large_enough(boxes, config.min_size)
         keep = stage("candidates_kept", nms(boxes, valid, config.nms_threshold, groups=labels))
         ranked = torch.where(keep, scores, -1.0)
-        best, order = ranked.topk(min(config.detections_per_image, ranked.shape[1]))
+        best, order = ranked.topk(slots)
         found = best >= 0
         stage("detection_places", order)
         detections = Found(
@@ -155,12 +157,20 @@ class BoxHead(nn.Module):
         return detections
 
 
-def _candidates(scores: Float[Tensor, "N PK"], config: BoxHeadConfig) -> int:
-    """Return how many (RoI, class) pairs enter NMS: a fixed number or, on an eager CPU, all that score enough."""
-    wanted = config.candidates
+def _candidates(
+    scores: Float[Tensor, "N PK"], config: BoxHeadConfig, at_least: int
+) -> tuple[Float[Tensor, "N candidates"], Int64[Tensor, "N candidates"]]:
+    """Return scores and places of the (RoI, class) pairs that enter NMS, best first.
+
+    They are a fixed number or, on an eager CPU and in ONNX, whose shapes may depend on values, all that score enough.
+    """
+    if for_onnx.exporting():
+        return for_onnx.top_above(scores, config.score_threshold, at_least)
+    wanted = max(config.candidates, at_least)
     if not torch.compiler.is_compiling() and scores.device.type == "cpu" and len(scores):
         wanted = max(wanted, int((scores > config.score_threshold).sum(1).max()))
-    return min(wanted, scores.shape[1])
+    best, pair = scores.topk(min(wanted, scores.shape[1]))
+    return best, pair
 
 
 def of_class(per_class: Float[Tensor, "R K *rest"], labels: Int64[Tensor, " R"]) -> Float[Tensor, "R *rest"]:
