@@ -21,22 +21,20 @@ def cell_anchors(config: AnchorConfig, level: int, stride: int) -> Float[Tensor,
         >>> cell_anchors(AnchorConfig(), level=0, stride=4)[1]  # 32 × 32
         tensor([-16., -16.,  16.,  16.])
     """
-    numbers = _cell_anchors(config.sizes[level], config.ratios, config.rounding, stride)
-    return torch.tensor(numbers).reshape(-1, 4)
+    return torch.tensor(cell_corners(config, level, stride)).reshape(-1, 4)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], rounding: str, stride: int) -> tuple[float, ...]:
-    """Return the corners of the anchors of a cell, one after the other: constants for a compiler."""
-    size: Any = np.array(sizes, np.float32)[:, None]
-    ratio: Any = np.array(ratios, np.float32)
-    if rounding == "base":
+def cell_corners(config: AnchorConfig, level: int, stride: int) -> tuple[float, ...]:
+    """Return the corners of `cell_anchors`, one after the other, as numbers: constants for a compiler."""
+    size: Any = np.array(config.sizes[level], np.float32)[:, None]
+    ratio: Any = np.array(config.ratios, np.float32)
+    if config.rounding == "base":
         base_width = (stride / np.sqrt(ratio)).round()
         width, height = size / stride * base_width, size / stride * (base_width * ratio).round()
     else:
         width, height = size * (1 / np.sqrt(ratio)), size * np.sqrt(ratio)
     boxes = np.stack((-width, -height, width, height), axis=-1) / 2
-    return tuple((boxes.round() if rounding == "corners" else boxes).flatten().tolist())
+    return tuple((boxes.round() if config.rounding == "corners" else boxes).flatten().tolist())
 
 
 def make_anchors(
@@ -46,6 +44,7 @@ def make_anchors(
     image_size: tuple[int, int],
     device: torch.device,
     corners: BoxCorners = "edges",
+    cells: Sequence[tuple[float, ...]] | None = None,
 ) -> list[Float[Tensor, "_A 4"]]:
     """Return the anchors of each level (input frame), ordered by row, column, size and ratio.
 
@@ -56,7 +55,10 @@ def make_anchors(
         image_size: (height, width) of the padded input.
         device: where the anchors are wanted.
         corners: `Config.box_corners`.
+        cells: each level's `cell_corners`, for those who call often or compile; computed by default.
     """
+    if cells is None:
+        cells = [cell_corners(config, level, stride) for level, stride in enumerate(strides)]
     levels = []
     for level, ((rows, columns), stride) in enumerate(zip(map_sizes, strides, strict=True)):
         measured = config.stride == "measured"
@@ -66,8 +68,7 @@ def make_anchors(
         x = (torch.arange(columns, device=device) + config.offset) * step_x
         y, x = y[:, None].expand(rows, columns), x[None, :].expand(rows, columns)
         centres = torch.stack((x, y, x, y), dim=-1).to(torch.float32)
-        numbers = _cell_anchors(config.sizes[level], config.ratios, config.rounding, stride)
-        around = box_ops.vector(numbers, device, torch.float32).reshape(-1, 4)
+        around = box_ops.vector(cells[level], device, torch.float32).reshape(-1, 4)
         anchors = (centres[:, :, None] + around).reshape(-1, 4)
         levels.append(box_ops.move_ends(anchors, -1.0) if corners == "centers" else anchors)
     return levels

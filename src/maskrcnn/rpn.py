@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from maskrcnn.anchors import make_anchors
+from maskrcnn.anchors import cell_corners, make_anchors
 from maskrcnn.config import AnchorConfig, BoxCorners, RPNConfig
 from maskrcnn.layers import init_predictor
 from maskrcnn.matching import draw_sample, match
@@ -47,6 +47,7 @@ class RPN(nn.Module):
         self.corners: BoxCorners = corners
         self.anchor_config = anchors
         self.strides = dict(strides)
+        self.cells = [cell_corners(anchors, level, stride) for level, stride in enumerate(strides.values())]
         widths = [in_channels] + [config.channels] * config.num_convs
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         self.objectness = nn.Conv2d(config.channels, anchors.per_cell, 1)
@@ -64,6 +65,7 @@ class RPN(nn.Module):
             (images.tensor.shape[2], images.tensor.shape[3]),
             images.tensor.device,
             self.corners,
+            self.cells,
         )
         all_anchors = stage("anchors", torch.cat(anchors))
         heads = [self._head(m) for m in maps]

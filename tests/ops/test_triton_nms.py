@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from interpreted import DEVICE
 from torch import Tensor
 
+from interpreted import DEVICE
 from maskrcnn.ops.boxes import iou
 from maskrcnn.ops.nms import _greedy, _suppresses
 from maskrcnn.ops.triton.nms import nms
