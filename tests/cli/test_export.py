@@ -87,11 +87,10 @@ def test_size_is_that_of_the_photo(run, output):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "small-fpn"), "There is no ONNX export for running yet. There is: --format onnx --for netron"),
         (("--preset", "small-fpn", "--for", "tensorrt"), "--for must be netron; got 'tensorrt'."),
         (("--preset", "small-fpn", "--format", "pt2", "--for", "netron"), "There is no export to 'pt2'."),
-        (("--preset", "small-fpn", "--format", "onx", "--for", "netron"), "Did you mean 'onnx'? There is: --format"),
-        (("--for", "netron"), "Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --for netron"),
+        (("--preset", "small-fpn", "--format", "onx", "--for", "netron"), "Did you mean 'onnx'? There is: onnx"),
+        (("--for", "netron"), "Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --random"),
         (("a.pth", "--random", "--for", "netron"), "--random and --preset take no weights; leave out a.pth"),
         (("none.pth", "--for", "netron"), "There is no weights file none.pth."),
         (("vgg16", "--for", "netron"), "vgg16 is a preset; name it with --preset vgg16."),

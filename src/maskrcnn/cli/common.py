@@ -17,8 +17,10 @@ from rich.markup import escape
 
 from maskrcnn.devices import choose_device
 from maskrcnn.errors import ConfigError, InputError, WriteError, os_reason
+from maskrcnn.export.load import is_exported, load_exported
 from maskrcnn.files import replacing
 from maskrcnn.model import MaskRCNN
+from maskrcnn.prediction import Predictor
 from maskrcnn.progress import Reporter
 from maskrcnn.training.folder import CHECKPOINT
 from maskrcnn.weights import load
@@ -86,9 +88,22 @@ def find_weights(weights: str, quiet: bool = False) -> Path:
 def load_on(weights: str, device: str | None, overrides: Sequence[str] | None = None, quiet: bool = False) -> MaskRCNN:
     """Return the network of a weights file, or of published weights, on a device."""
     path = find_weights(weights, quiet)
+    if is_exported(path):
+        raise InputError(f"{path} is an exported network, which predict and evaluate take; this command needs weights.")
     chosen = choose_device(device)
     with notes(quiet):
         return load(path, overrides=parse_overrides(overrides)).to(chosen)
+
+
+def load_predictor(
+    weights: str, device: str | None, overrides: Sequence[str] | None = None, quiet: bool = False
+) -> MaskRCNN | Predictor:
+    """Return the network of a weights file, of published weights, or of an exported file."""
+    if not is_exported(weights):
+        return load_on(weights, device, overrides, quiet)
+    if overrides:
+        raise InputError(f"{weights} is an exported network, whose configuration --set cannot change; export it anew.")
+    return load_exported(find_weights(weights, quiet), device)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_on, output_file, reporter
+from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_predictor, output_file, reporter
 from maskrcnn.data.open import open_dataset
 from maskrcnn.evaluation import evaluate as measure
 from maskrcnn.files import write_text
@@ -45,7 +45,7 @@ def evaluate(
     """
     if output is not None:
         output_file(output)
-    model = load_on(weights, device, overrides, quiet)
+    model = load_predictor(weights, device, overrides, quiet)
     config = model.config
     dataset = open_dataset(data, split, images, masks=config.masks, keypoints=bool(config.keypoint_names))
     result = measure(model, dataset, batch_size, reporter(quiet))

@@ -1,23 +1,28 @@
-"""`maskrcnn export`."""
+"""`maskrcnn export`: what may be asked, and which format answers it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import torch
 import typer
 from rich.markup import escape
 
-from maskrcnn.cli.common import Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
+from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
+from maskrcnn.cli.export_onnx import OnnxJob, to_onnx
 from maskrcnn.cli.networks import PhotoSize, Preset, Random, photo_size, random_config
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, did_you_mean
 from maskrcnn.export import check_installed, export_for_netron
+from maskrcnn.export.check import check_folder
+from maskrcnn.export.graph import Dynamic
+from maskrcnn.export.onnx.options import DEFAULT_OPSET, Precision
 from maskrcnn.model import MaskRCNN
 from maskrcnn.presets import PRESETS
 
-NETRON = "--format onnx --for netron, a file to look at in a graph viewer"
+FORMATS = ("onnx",)
 
 
 def export(
@@ -25,58 +30,130 @@ def export(
         str | None,
         typer.Argument(metavar="WEIGHTS", help="A weights file, or a name of `pretrained`.", show_default=False),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; model.onnx by default.", show_default=False),
+    ] = None,
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     purpose: Annotated[
         str | None,
         typer.Option("--for", help="netron: a file to look at in a graph viewer, not to run.", show_default=False),
     ] = None,
     weights_free: Annotated[
-        bool, typer.Option("--weights-free", help="Leave the weights out: the file is under 1 MB.")
+        bool, typer.Option("--weights-free", help="For netron: leave the weights out, for a file under 1 MB.")
     ] = False,
     random: Random = False,
     preset: Preset = None,
     size: PhotoSize = None,
+    batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 1,
+    dynamic: Annotated[
+        str, typer.Option(help="What may differ from --size and --batch: size, batch, both or none.")
+    ] = "size",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = DEFAULT_OPSET,
+    preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing", help="Take photos as they are, uint8 [1, H, W, 3], and give boxes in them."
+        ),
+    ] = False,
+    paste: Annotated[
+        bool, typer.Option("--paste-masks", help="With preprocessing: also give masks of the photo's size.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="float32, fp16 or int8.")] = "float32",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Folder of photos that int8 learns its ranges from.", show_default=False)
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Compare what the file finds with what the network finds.")] = True,
+    check_images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photos to compare on; made images by default.", show_default=False),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Measure AP of the network and of the file on data.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which annotations of DATA: val, train, test.")] = "val",
     overrides: Overrides = None,
     quiet: Quiet = False,
-) -> None:
-    """Write the network for another program; for now, for graph viewers.
+    as_json: AsJson = False,
+) -> int:
+    """Write the network for another program.
 
     \b
     Examples:
-      maskrcnn export runs/photos/best.safetensors --format onnx --for netron -o model.onnx
+      maskrcnn export runs/photos/best.safetensors -o model.onnx
+      maskrcnn export runs/photos/best.safetensors --size 800x1344 --dynamic none -o fixed.onnx
+      maskrcnn export runs/photos/best.safetensors --with-preprocessing --paste-masks -o photo.onnx
+      maskrcnn export runs/photos/best.safetensors --precision int8 --calibrate photos/ --evaluate photos/ -o int8.onnx
       maskrcnn export --preset resnet50-fpn --weights-free --for netron --size 480x640
 
-    --for netron is for looking, not for running. Nodes carry their module's path, as fpn/lateral4, every edge has a
-    shape, and stages of the backbone open with a click on their ƒ. In Netron, Ctrl+U shows the names and Ctrl+D the
-    numbers of every node.
+    The file is compared with the network before it is written. maskrcnn predict and evaluate take it in place of
+    weights. With --for netron it is for looking, not for running: nodes carry their module's path, as fpn/lateral4,
+    every edge has a shape, and stages of the backbone open with a click on their ƒ.
     """
-    _check(output, format, purpose)
-    photo = photo_size(size)
+    if format not in FORMATS:
+        raise InputError(
+            f"There is no export to {format!r}.{did_you_mean(format, list(FORMATS))} There is: {', '.join(FORMATS)}."
+        )
+    output = output or Path(f"model.{format}")
+    if output.suffix.lower() != f".{format}":
+        raise InputError(f"--output must end in .{format}; got {output}.")
+    if purpose is not None:
+        if purpose != "netron":
+            raise InputError(f"--for must be netron; got {purpose!r}.")
+        if format != "onnx":
+            raise InputError(f"--for netron is for --format onnx; got {format}.")
+        check_installed()
+        output_file(output)
+        photo = photo_size(size)
+        _for_netron(_network(weights, preset, random, weights_free, overrides, quiet), output, photo, quiet)
+        return 0
+    if weights_free:
+        raise InputError("--weights-free is for files to look at; give --for netron, too.")
+    if dynamic not in get_args(Dynamic):
+        raise InputError(f"--dynamic must be {', '.join(get_args(Dynamic))}; got {dynamic!r}.")
+    check_folder(check_images, "--check-images")
+    job = OnnxJob(
+        output=output,
+        batch=batch,
+        size=photo_size(size),
+        dynamic=dynamic,  # type: ignore[arg-type]  # checked above
+        opset=opset,
+        preprocessing=preprocessing,
+        paste=paste,
+        precision=_precision(precision),
+        calibrate=calibrate,
+        check=check,
+        check_images=check_images,
+        evaluate=evaluate,
+        split=split,
+    )
+    job.validate()
+    output_file(output)
+    model = _network(weights, preset, random, False, overrides, quiet)
+    assert isinstance(model, MaskRCNN)  # only a file without weights is content with a configuration
+    summary = to_onnx(model, job, reporter(quiet))
+    if as_json:
+        typer.echo(json.dumps(summary))
+    return 0
+
+
+def _precision(text: str) -> Precision:
+    if text not in get_args(Precision):
+        raise InputError(f"--precision must be {', '.join(get_args(Precision))}; got {text!r}.")
+    return text  # type: ignore[return-value]  # checked above
+
+
+def _for_netron(network: MaskRCNN | Config, output: Path, photo: tuple[int, int] | None, quiet: bool) -> None:
+    """Write the file for graph viewers."""
     report = reporter(quiet)
-    with report.bar("exporting", 2) as bar:
-        network = _network(weights, preset, random, weights_free, overrides, quiet)
-        bar.advance("building the graph")
-        export_for_netron(network, output, photo, weights=not weights_free)
+    with report.bar("exporting", 1) as bar:
+        export_for_netron(network, output, photo, weights=isinstance(network, MaskRCNN))
         bar.advance()
     report.say(
         f"Wrote {bold(output)}, {output.stat().st_size / 1e6:.1f} MB, for looking at, not for running. Open it at "
         f"https://netron.app, or: pip install netron, then netron {escape(str(output))}"
     )
-
-
-def _check(output: Path, format: str, purpose: str | None) -> None:
-    """Refuse what there is no export for, before any work is done."""
-    if format != "onnx":
-        raise InputError(f"There is no export to {format!r}.{did_you_mean(format, ['onnx'])} There is: {NETRON}.")
-    if purpose is None:
-        raise InputError(f"There is no ONNX export for running yet. There is: {NETRON}.")
-    if purpose != "netron":
-        raise InputError(f"--for must be netron; got {purpose!r}. There is: {NETRON}.")
-    if output.suffix.lower() != ".onnx":
-        raise InputError(f"--output must end in .onnx; got {output}.")
-    check_installed()
-    output_file(output)
 
 
 def _network(
@@ -91,7 +168,7 @@ def _network(
         model = load_on(weights, "cpu", overrides, quiet)
         return model.config if weights_free else model
     if not random and preset is None:
-        raise InputError("Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --for netron")
+        raise InputError("Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --random")
     config = random_config(preset, parse_overrides(overrides))
     if weights_free:
         return config

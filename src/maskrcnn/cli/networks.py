@@ -12,6 +12,7 @@ import typer
 from maskrcnn.cli.common import bold
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, counted
+from maskrcnn.export.load import EXPORTED
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Reporter
 from maskrcnn.weights.coco_names import coco_names
@@ -19,8 +20,8 @@ from maskrcnn.weights.published import is_name
 
 RANDOM_PRESET = "resnet101-fpn"
 LARGEST_SIDE = 20_000
-WEIGHTS = (".safetensors", ".pth", ".pt", ".pkl", ".h5")
-"""Endings of weights files."""
+WEIGHTS = (".safetensors", ".pth", ".pt", ".pkl", ".h5", *EXPORTED)
+"""Endings of weights files, and of exported networks."""
 
 WeightsAndPhoto = Annotated[
     list[str], typer.Argument(metavar="[WEIGHTS] IMAGE", help="A photo; a weights file or name may stand first.")

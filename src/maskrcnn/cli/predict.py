@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, bold, load_on, output_folder, reporter, save_picture
+from maskrcnn.cli.common import (
+    AsJson,
+    Device,
+    Overrides,
+    Quiet,
+    bold,
+    load_predictor,
+    output_folder,
+    reporter,
+    save_picture,
+)
 from maskrcnn.cli.networks import WEIGHTS, are_weights
 from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
@@ -18,6 +28,7 @@ from maskrcnn.evaluation import coco_results, counting_pixels
 from maskrcnn.files import write_text
 from maskrcnn.images import image_files, load_image
 from maskrcnn.model import MaskRCNN
+from maskrcnn.prediction import Predictor
 from maskrcnn.progress import Reporter
 from maskrcnn.structures import Detections
 from maskrcnn.weights.releases import DEFAULT
@@ -64,6 +75,7 @@ def predict(
       maskrcnn predict photo.jpg
       maskrcnn predict runs/photos/best.safetensors holiday/*.jpg -o found
       maskrcnn predict --weights detectron2/mask_rcnn_R_50_FPN_3x holiday/
+      maskrcnn predict model.onnx holiday/
 
     Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
     in pixels of the photo; masks as RLE; image_id is the file's path unless --annotations gives ids).
@@ -82,7 +94,7 @@ def predict(
     files = image_files(inputs, recursive=recursive)
     if pictures:
         _keep_photos(files, output)
-    model = load_on(weights or DEFAULT, device, overrides, quiet)
+    model = load_predictor(weights or DEFAULT, device, overrides, quiet)
     ids, category_ids = _ids(annotations, model.config.class_names)
     image_ids = [_image_id(path, ids, annotations) for path in files]
     output_folder(output)
@@ -119,7 +131,7 @@ def predict(
 
 
 def _found_in(
-    model: MaskRCNN, files: Sequence[Path], image_ids: Sequence[Any], threshold: float, report: Reporter
+    model: MaskRCNN | Predictor, files: Sequence[Path], image_ids: Sequence[Any], threshold: float, report: Reporter
 ) -> Iterator[tuple[Path, Any, Any, Detections | None]]:
     """Yield every file with its id, its pixels and what is found in them; None for both where it cannot be read."""
     with report.bar("predicting", len(files)) as bar:
@@ -131,7 +143,10 @@ def _found_in(
                 yield path, image_id, None, None
                 bar.advance()
                 continue
-            [found] = model.predict(image, threshold, masks="rle")
+            try:
+                [found] = model.predict(image, threshold, masks="rle")
+            except InputError as e:  # it does not fit in the input of an exported network
+                raise InputError(str(e).replace("images[0]", str(path), 1)) from None
             yield path, image_id, image, found
             bar.advance(f"{path.name}: {counted(len(found), 'object')}")
 

@@ -1,0 +1,79 @@
+"""The check that ends an export: does the file find what the network finds?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maskrcnn.data.shapes import ShapesDataset
+from maskrcnn.errors import InputError, MaskRCNNError
+from maskrcnn.export.agreement import Agreement, agreement
+from maskrcnn.export.exported import ExportedModel
+from maskrcnn.images import ImageLike, image_files
+from maskrcnn.model import MaskRCNN
+
+MADE, MOST = 2, 8
+"""Images that are made to compare on where none are given, and the most that are taken of a folder."""
+
+
+class DifferentError(MaskRCNNError, ValueError):
+    """An exported network does not find what the network finds that it was made from."""
+
+
+def images_to_check(folder: Path | None, exported: ExportedModel) -> list[ImageLike]:
+    """Return photos of a folder, or made images: coloured shapes, and noise.
+
+    Raises:
+        InputError: there is no such folder, or no picture in it.
+    """
+    if folder is not None:
+        return [str(path) for path in image_files([folder])[:MOST]]
+    sizes = exported.sizes
+    shape = (max(sizes.height // 2, 32), max(sizes.width // 2, 32))  # of its shape, so that it fits
+    made = ShapesDataset(MADE, shape, seed=0)
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    return [*(made[i][0] for i in range(MADE)), noise]
+
+
+def compare(
+    model: MaskRCNN, exported: ExportedModel, photos: Sequence[ImageLike], tell: Callable[[], None] = lambda: None
+) -> Agreement:
+    """Return how the detections of a file compare with those of its network, run as it is, on photos.
+
+    Args:
+        model: the network.
+        exported: the file.
+        photos: to compare on.
+        tell: is called after each.
+    """
+    model = model.eval()
+    total, matched, worst = 0, 0, 0.0
+    for number, photo in enumerate(photos):
+        batch = exported.prepare([photo], number)
+        with torch.inference_mode():
+            ours = model(batch.to(model.device, model.dtype))
+        one = agreement(ours, exported.detect(batch), model.config.box.score_threshold)
+        total, matched, worst = total + one.detections, matched + one.matched, max(worst, one.score_difference)
+        tell()
+    return Agreement(total, matched, worst)
+
+
+def require_same(found: Agreement, what: str) -> None:
+    """Raise `DifferentError` where a file and its network do not find the same."""
+    if not found.holds:
+        raise DifferentError(
+            f"{what} does not find what the network finds: {found}, where all must match with scores within 1e-4. "
+            "It was not written (--no-check writes it)."
+        )
+
+
+def check_folder(folder: Path | None, option: str) -> None:
+    """Raise `InputError` where a folder of photos is named that is none, or empty."""
+    if folder is not None:
+        try:
+            image_files([folder])
+        except InputError as e:
+            raise InputError(f"{option}: {e}") from None
