@@ -12,32 +12,10 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from interpreted import DEVICE, take_twins
+from interpreted import DEVICE, few_rois, take_twins
 from maskrcnn import TargetBatch
 from maskrcnn.ops import triton as twins
-from tiny import SIDE, tiny_model
-
-SMALL = {
-    "box__pool_size": 2,
-    "mask__pool_size": 2,
-    "roi_align__sampling_ratio": 1,
-    "rpn__pre_nms_top_n": 20,
-    "rpn__pre_nms_top_n_training": 20,
-    "rpn__post_nms_top_n": 6,
-    "rpn__post_nms_top_n_training": 6,
-    "box__candidates": 12,
-    "box__detections_per_image": 4,
-    "box__matching__samples_per_image": 4,
-}
-
-
-def network(**overrides: object):
-    """A network whose random predictors are strong enough to find something."""
-    model = tiny_model(**{**SMALL, **overrides}).eval()
-    with torch.no_grad():
-        for layer in (model.rpn.deltas, model.rpn.objectness, model.box_head.class_logits):
-            layer.weight.mul_(20)
-    return model
+from tiny import SIDE
 
 
 def targets() -> TargetBatch:
@@ -49,7 +27,7 @@ def targets() -> TargetBatch:
 
 @pytest.mark.parametrize("overrides", [{}, {"roi_align__method": "pool"}, {"box_corners": "centers"}], ids=str)
 def test_detections_of_the_network(overrides: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, image = network(**overrides), torch.randn(1, 3, SIDE, SIDE)
+    model, image = few_rois(**overrides), torch.randn(1, 3, SIDE, SIDE)
     with torch.no_grad():
         expected = model(image)
         take_twins(monkeypatch)
@@ -60,7 +38,7 @@ def test_detections_of_the_network(overrides: dict, monkeypatch: pytest.MonkeyPa
 
 
 def test_losses_and_gradients_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, image = network().train(), torch.randn(1, 3, SIDE, SIDE)
+    plain, image = few_rois().train(), torch.randn(1, 3, SIDE, SIDE)
     fast = copy.deepcopy(plain).to(DEVICE)
     monkeypatch.setattr(
         torch, "rand", lambda shape, device: torch.linspace(0, 1, shape[1], device=device).expand(shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 from interpreted import DEVICE, take_twins
 from maskrcnn import roi_align as module
 from maskrcnn.ops.triton import roi_align as twin
-from maskrcnn.ops.triton import roi_pool as pool_twin
+from maskrcnn.ops.triton.roi_pool import max_of_cells
 from maskrcnn.roi_align import FlatPyramid, crop_and_resize, roi_align, roi_pool
 
 STRIDES = (4, 8)
@@ -171,7 +171,8 @@ def test_operators_are_sound() -> None:
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     for fixed, of_each in ((1, None), (0, counts)):
         args = (table, inside.base, inside.extent, start, side, of_each, fixed, BINS, 1.0, 0.5)
-        torch.library.opcheck(twin._mean_of_samples, args, test_utils=tests)
+        torch.library.opcheck(torch.ops.maskrcnn_triton.mean_of_samples.default, args, test_utils=tests)
     begin = torch.zeros(2, 2, BINS, dtype=torch.int64, device=DEVICE)
     args = (table, inside.base, inside.extent[:, 0], begin, begin + 2)
-    torch.library.opcheck(pool_twin._max_of_cells, args, test_utils=tests)
+    assert max_of_cells(*args).shape == (2, BINS**2, 1)
+    torch.library.opcheck(torch.ops.maskrcnn_triton.max_of_cells.default, args, test_utils=tests)

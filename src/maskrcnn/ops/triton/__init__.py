@@ -17,8 +17,21 @@ from torch import Tensor
 ENABLED = os.environ.get("MASKRCNN_TRITON", "1") != "0" and importlib.util.find_spec("triton") is not None
 """Whether Triton is installed and not turned off."""
 
+DEVICES = ("cuda", "cpu")
+"""Where operators run; on a CPU under Triton's interpreter, for tests."""
+
 LAUNCH = {"enable_fp_fusion": False}
 """Options of every launch: each operation is rounded by itself, as PyTorch's are; no fused multiply-add."""
+
+
+def define(name: str, schema: str) -> str:
+    """Declare the operator `maskrcnn_triton::name`, and return that; what it does is registered by the caller.
+
+    Unlike `torch.library.custom_op` this needs no compiler, whose import takes seconds.
+    """
+    operator = f"maskrcnn_triton::{name}"
+    torch.library.define(operator, schema, tags=torch.Tag.pt2_compliant_tag)
+    return operator
 
 
 def usable(values: Tensor, boxes: Tensor) -> bool:

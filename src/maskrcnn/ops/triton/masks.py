@@ -9,7 +9,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskrcnn.ops.triton import LAUNCH, on_device_of
+from maskrcnn.ops.triton import DEVICES, LAUNCH, define, on_device_of
 
 ROWS, COLUMNS = 8, 128
 """Pixels of a program."""
@@ -32,7 +32,13 @@ def paste_masks(
     return pasted
 
 
-@torch.library.custom_op("maskrcnn_triton::paste_masks", mutates_args=())
+_PASTE_MASKS = define(
+    "paste_masks",
+    "(Tensor probabilities, Tensor boxes, SymInt height, SymInt width, bool whole, float threshold) -> Tensor",
+)
+
+
+@torch.library.impl(_PASTE_MASKS, DEVICES)
 def _paste_masks(
     probabilities: Tensor, boxes: Tensor, height: int, width: int, whole: bool, threshold: float
 ) -> Tensor:
@@ -57,7 +63,7 @@ def _paste_masks(
     return pasted
 
 
-@_paste_masks.register_fake
+@torch.library.register_fake(_PASTE_MASKS)
 def _(probabilities: Tensor, boxes: Tensor, height: int, width: int, whole: bool, threshold: float) -> Tensor:
     return torch.empty(boxes.shape[0], height, width, dtype=torch.bool, device=boxes.device)
 

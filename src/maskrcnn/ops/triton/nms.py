@@ -9,7 +9,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from maskrcnn.ops.triton import LAUNCH, on_device_of
+from maskrcnn.ops.triton import DEVICES, LAUNCH, define, on_device_of
 
 WORD = 64
 """Boxes in a word of bits."""
@@ -30,7 +30,10 @@ def nms(
     return keep
 
 
-@torch.library.custom_op("maskrcnn_triton::nms", mutates_args=())
+_NMS = define("nms", "(Tensor boxes, Tensor valid, Tensor? groups, float threshold) -> Tensor")
+
+
+@torch.library.impl(_NMS, DEVICES)
 def _nms(boxes: Tensor, valid: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
     rows, count = valid.shape
     keep = torch.empty_like(valid, memory_format=torch.contiguous_format)
@@ -59,7 +62,7 @@ def _nms(boxes: Tensor, valid: Tensor, groups: Tensor | None, threshold: float) 
     return keep
 
 
-@_nms.register_fake
+@torch.library.register_fake(_NMS)
 def _(boxes: Tensor, valid: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
     return torch.empty_like(valid, memory_format=torch.contiguous_format)
 

@@ -9,7 +9,7 @@ import triton.language as tl
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from maskrcnn.ops.triton import LAUNCH, on_device_of
+from maskrcnn.ops.triton import DEVICES, LAUNCH, define, on_device_of
 
 MOST_CHANNELS = 256
 """Channels that a program works on at a time."""
@@ -54,7 +54,14 @@ def mean_of_samples(
     return means
 
 
-@torch.library.custom_op("maskrcnn_triton::mean_of_samples", mutates_args=())
+_ROIS = "Tensor base, Tensor extent, Tensor start, Tensor bin_side, Tensor? counts, int samples, int bins, float margin"
+_MEAN_OF_SAMPLES = define("mean_of_samples", f"(Tensor table, {_ROIS}, float place) -> Tensor")
+_MEAN_OF_SAMPLES_BACKWARD = define(
+    "mean_of_samples_backward", f"(Tensor gradient, {_ROIS}, float place, SymInt cells) -> Tensor"
+)
+
+
+@torch.library.impl(_MEAN_OF_SAMPLES, DEVICES)
 def _mean_of_samples(
     table: Tensor,
     base: Tensor,
@@ -73,7 +80,7 @@ def _mean_of_samples(
     return means
 
 
-@_mean_of_samples.register_fake
+@torch.library.register_fake(_MEAN_OF_SAMPLES)
 def _(
     table: Tensor,
     base: Tensor,
@@ -89,7 +96,7 @@ def _(
     return table.new_empty(base.shape[0], bins * bins, table.shape[1])
 
 
-@torch.library.custom_op("maskrcnn_triton::mean_of_samples_backward", mutates_args=())
+@torch.library.impl(_MEAN_OF_SAMPLES_BACKWARD, DEVICES)
 def _mean_of_samples_backward(
     gradient: Tensor,
     base: Tensor,
@@ -109,7 +116,7 @@ def _mean_of_samples_backward(
     return summed.to(gradient.dtype, copy=False)
 
 
-@_mean_of_samples_backward.register_fake
+@torch.library.register_fake(_MEAN_OF_SAMPLES_BACKWARD)
 def _(
     gradient: Tensor,
     base: Tensor,
@@ -137,7 +144,7 @@ def _gradient_of_table(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return summed, *[None] * 9
 
 
-_mean_of_samples.register_autograd(_gradient_of_table, setup_context=_keep_for_backward)
+torch.library.register_autograd(_MEAN_OF_SAMPLES, _gradient_of_table, setup_context=_keep_for_backward)
 
 
 def _launch(

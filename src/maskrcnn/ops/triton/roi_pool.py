@@ -9,7 +9,7 @@ import triton.language as tl
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from maskrcnn.ops.triton import LAUNCH, on_device_of
+from maskrcnn.ops.triton import DEVICES, LAUNCH, define, on_device_of
 
 MOST_CHANNELS = 256
 """Channels that a program works on at a time."""
@@ -39,7 +39,13 @@ def max_of_cells(
     return maxima
 
 
-@torch.library.custom_op("maskrcnn_triton::max_of_cells", mutates_args=())
+_MAX_OF_CELLS = define(
+    "max_of_cells", "(Tensor table, Tensor base, Tensor width, Tensor begin, Tensor end) -> (Tensor, Tensor)"
+)
+_MAX_OF_CELLS_BACKWARD = define("max_of_cells_backward", "(Tensor gradient, Tensor rows, SymInt cells) -> Tensor")
+
+
+@torch.library.impl(_MAX_OF_CELLS, DEVICES)
 def _max_of_cells(table: Tensor, base: Tensor, width: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maxima and, for the gradient, the rows of the table they are from (−1 for none)."""
     table = table.contiguous()
@@ -54,13 +60,13 @@ def _max_of_cells(table: Tensor, base: Tensor, width: Tensor, begin: Tensor, end
     return maxima, rows
 
 
-@_max_of_cells.register_fake
+@torch.library.register_fake(_MAX_OF_CELLS)
 def _(table: Tensor, base: Tensor, width: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     maxima = table.new_empty(begin.shape[0], begin.shape[2] ** 2, table.shape[1])
     return maxima, torch.empty(maxima.shape, dtype=torch.int32, device=table.device)
 
 
-@torch.library.custom_op("maskrcnn_triton::max_of_cells_backward", mutates_args=())
+@torch.library.impl(_MAX_OF_CELLS_BACKWARD, DEVICES)
 def _max_of_cells_backward(gradient: Tensor, rows: Tensor, cells: int) -> Tensor:
     gradient = gradient.contiguous()
     summed = torch.zeros(cells, gradient.shape[2], dtype=torch.float32, device=gradient.device)
@@ -71,7 +77,7 @@ def _max_of_cells_backward(gradient: Tensor, rows: Tensor, cells: int) -> Tensor
     return summed.to(gradient.dtype)
 
 
-@_max_of_cells_backward.register_fake
+@torch.library.register_fake(_MAX_OF_CELLS_BACKWARD)
 def _(gradient: Tensor, rows: Tensor, cells: int) -> Tensor:
     return gradient.new_empty(cells, gradient.shape[2])
 
@@ -86,7 +92,7 @@ def _gradient_of_table(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Te
     return torch.ops.maskrcnn_triton.max_of_cells_backward(gradient, rows, ctx.cells), None, None, None, None
 
 
-_max_of_cells.register_autograd(_gradient_of_table, setup_context=_keep_for_backward)
+torch.library.register_autograd(_MAX_OF_CELLS, _gradient_of_table, setup_context=_keep_for_backward)
 
 
 def _grid(of_bins: Tensor) -> tuple[int, tuple[int, int]]:
