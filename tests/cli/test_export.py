@@ -88,7 +88,10 @@ def test_size_is_that_of_the_photo(run, output):
     ("arguments", "message"),
     [
         (("--preset", "small-fpn", "--for", "tensorrt"), "--for must be netron; got 'tensorrt'."),
-        (("--preset", "small-fpn", "--format", "pt2", "--for", "netron"), "There is no export to 'pt2'."),
+        (
+            ("--preset", "small-fpn", "--format", "pt2", "--for", "netron"),
+            "--for netron is for --format onnx; got pt2.",
+        ),
         (("--preset", "small-fpn", "--format", "onx", "--for", "netron"), "Did you mean 'onnx'? There is: onnx"),
         (("--for", "netron"), "Name a weights file, or a preset: maskrcnn export --preset resnet50-fpn --random"),
         (("a.pth", "--random", "--for", "netron"), "--random and --preset take no weights; leave out a.pth"),

@@ -32,6 +32,10 @@ Device = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", show_default=False),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the native code of a compiled .pt2 file, since you know where it comes from."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, only warnings and results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Overrides = Annotated[
@@ -42,6 +46,24 @@ Overrides = Annotated[
         help="Change a configuration field, as rpn.nms_threshold=0.6 or anchors.ratios=[0.5,1,2]. Repeatable.",
     ),
 ]
+
+
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Optimize the network for this machine first; compiles once, then starts at once. See --precision.",
+    ),
+]
+FastPrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="Of --fast: float32 (as without it, to 1e-4), bf16 or auto, the default: bf16 where the processor has it.",
+        show_default=False,
+    ),
+]
+PRECISIONS = {"auto": "auto", "float32": "float32", "bf16": "bfloat16"}
 
 
 def parse_overrides(given: Sequence[str] | None) -> dict[str, Any]:
@@ -96,14 +118,30 @@ def load_on(weights: str, device: str | None, overrides: Sequence[str] | None = 
 
 
 def load_predictor(
-    weights: str, device: str | None, overrides: Sequence[str] | None = None, quiet: bool = False
+    weights: str,
+    device: str | None,
+    overrides: Sequence[str] | None = None,
+    quiet: bool = False,
+    trust: bool = False,
+    fast: bool = False,
+    precision: str | None = None,
 ) -> MaskRCNN | Predictor:
-    """Return the network of a weights file, of published weights, or of an exported file."""
+    """Return the network of a weights file, of published weights, or of an exported file; optimized if `fast`."""
+    if precision is not None and not fast:
+        raise InputError("--precision belongs to --fast; without it the network runs in the weights' own precision.")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"--precision must be {', '.join(PRECISIONS)}; got {precision!r}.")
     if not is_exported(weights):
-        return load_on(weights, device, overrides, quiet)
+        model = load_on(weights, device, overrides, quiet)
+        if not fast:
+            return model
+        with notes(quiet):
+            return model.optimize(PRECISIONS[precision or "auto"])
+    if fast:
+        raise InputError(f"{weights} is an exported network, which runs as it was exported; --fast needs weights.")
     if overrides:
         raise InputError(f"{weights} is an exported network, whose configuration --set cannot change; export it anew.")
-    return load_exported(find_weights(weights, quiet), device)
+    return load_exported(find_weights(weights, quiet), device, trust)
 
 
 @contextmanager

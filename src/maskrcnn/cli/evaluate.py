@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from maskrcnn.cli.common import AsJson, Device, Overrides, Quiet, load_predictor, output_file, reporter
+from maskrcnn.cli.common import (
+    AsJson,
+    Device,
+    Fast,
+    FastPrecision,
+    Overrides,
+    Quiet,
+    Trust,
+    load_predictor,
+    output_file,
+    reporter,
+)
 from maskrcnn.data.open import open_dataset
 from maskrcnn.evaluation import evaluate as measure
 from maskrcnn.files import write_text
@@ -30,8 +41,11 @@ def evaluate(
         typer.Option("--output", "-o", help="Write the figures to this JSON file.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 1,
+    fast: Fast = False,
+    precision: FastPrecision = None,
     overrides: Overrides = None,
     device: Device = None,
+    trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> int:
@@ -45,7 +59,7 @@ def evaluate(
     """
     if output is not None:
         output_file(output)
-    model = load_predictor(weights, device, overrides, quiet)
+    model = load_predictor(weights, device, overrides, quiet, trust, fast, precision)
     config = model.config
     dataset = open_dataset(data, split, images, masks=config.masks, keypoints=bool(config.keypoint_names))
     result = measure(model, dataset, batch_size, reporter(quiet))

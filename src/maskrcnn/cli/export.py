@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
 from maskrcnn.cli.export_onnx import OnnxJob, to_onnx
+from maskrcnn.cli.export_pt2 import Pt2Job, to_pt2
 from maskrcnn.cli.networks import PhotoSize, Preset, Random, photo_size, random_config
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, did_you_mean
@@ -22,7 +23,7 @@ from maskrcnn.export.onnx.options import DEFAULT_OPSET, Precision
 from maskrcnn.model import MaskRCNN
 from maskrcnn.presets import PRESETS
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "pt2")
 
 
 def export(
@@ -32,9 +33,14 @@ def export(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write; model.onnx by default.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="The file to write; model.onnx or model.pt2 by default.", show_default=False
+        ),
     ] = None,
-    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    format: Annotated[
+        str | None,
+        typer.Option(help="onnx or pt2 (PyTorch); as the output ends, or onnx, by default.", show_default=False),
+    ] = None,
     purpose: Annotated[
         str | None,
         typer.Option("--for", help="netron: a file to look at in a graph viewer, not to run.", show_default=False),
@@ -59,9 +65,15 @@ def export(
     paste: Annotated[
         bool, typer.Option("--paste-masks", help="With preprocessing: also give masks of the photo's size.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="float32, fp16 or int8.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32; fp16 or int8 for onnx; bf16 for pt2.")] = "float32",
     calibrate: Annotated[
         Path | None, typer.Option(help="Folder of photos that int8 learns its ranges from.", show_default=False)
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option(help="For pt2: also write it compiled for this machine, which takes minutes.")
+    ] = True,
+    device: Annotated[
+        str | None, typer.Option(help="For pt2: where it will run, cpu (the default) or cuda.", show_default=False)
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare what the file finds with what the network finds.")] = True,
     check_images: Annotated[
@@ -85,12 +97,16 @@ def export(
       maskrcnn export runs/photos/best.safetensors --size 800x1344 --dynamic none -o fixed.onnx
       maskrcnn export runs/photos/best.safetensors --with-preprocessing --paste-masks -o photo.onnx
       maskrcnn export runs/photos/best.safetensors --precision int8 --calibrate photos/ --evaluate photos/ -o int8.onnx
+      maskrcnn export runs/photos/best.safetensors --format pt2 -o model.pt2
       maskrcnn export --preset resnet50-fpn --weights-free --for netron --size 480x640
 
+    --format pt2 writes model.pt2, a program for PyTorch, and model.cpu.pt2, compiled for this machine (AOTInductor).
     The file is compared with the network before it is written. maskrcnn predict and evaluate take it in place of
     weights. With --for netron it is for looking, not for running: nodes carry their module's path, as fpn/lateral4,
     every edge has a shape, and stages of the backbone open with a click on their ƒ.
     """
+    if format is None:
+        format = "pt2" if output is not None and output.suffix.lower() == ".pt2" else "onnx"
     if format not in FORMATS:
         raise InputError(
             f"There is no export to {format!r}.{did_you_mean(format, list(FORMATS))} There is: {', '.join(FORMATS)}."
@@ -113,29 +129,65 @@ def export(
     if dynamic not in get_args(Dynamic):
         raise InputError(f"--dynamic must be {', '.join(get_args(Dynamic))}; got {dynamic!r}.")
     check_folder(check_images, "--check-images")
-    job = OnnxJob(
-        output=output,
-        batch=batch,
-        size=photo_size(size),
-        dynamic=dynamic,  # type: ignore[arg-type]  # checked above
-        opset=opset,
-        preprocessing=preprocessing,
-        paste=paste,
-        precision=_precision(precision),
-        calibrate=calibrate,
-        check=check,
-        check_images=check_images,
-        evaluate=evaluate,
-        split=split,
-    )
+    if format == "pt2":
+        _refuse_options_of_onnx(opset, preprocessing, paste, calibrate, evaluate)
+        job: OnnxJob | Pt2Job = Pt2Job(
+            output=output,
+            batch=batch,
+            size=photo_size(size),
+            dynamic=dynamic,  # type: ignore[arg-type]  # checked above
+            precision=precision,
+            device=device,
+            compile=compile,
+            check=check,
+            check_images=check_images,
+        )
+    else:
+        if device not in (None, "cpu"):
+            raise InputError("--device is for --format pt2; an ONNX file runs on any.")
+        job = OnnxJob(
+            output=output,
+            batch=batch,
+            size=photo_size(size),
+            dynamic=dynamic,  # type: ignore[arg-type]  # checked above
+            opset=opset,
+            preprocessing=preprocessing,
+            paste=paste,
+            precision=_precision(precision),
+            calibrate=calibrate,
+            check=check,
+            check_images=check_images,
+            evaluate=evaluate,
+            split=split,
+        )
     job.validate()
     output_file(output)
     model = _network(weights, preset, random, False, overrides, quiet)
     assert isinstance(model, MaskRCNN)  # only a file without weights is content with a configuration
-    summary = to_onnx(model, job, reporter(quiet))
+    report = reporter(quiet)
+    summary = to_pt2(model, job, report) if isinstance(job, Pt2Job) else to_onnx(model, job, report)
     if as_json:
         typer.echo(json.dumps(summary))
     return 0
+
+
+def _refuse_options_of_onnx(
+    opset: int, preprocessing: bool, paste: bool, calibrate: Path | None, evaluate: str | None
+) -> None:
+    """Refuse options that .pt2 files have not."""
+    given = {
+        "--opset": opset != DEFAULT_OPSET,
+        "--with-preprocessing": preprocessing,
+        "--paste-masks": paste,
+        "--calibrate": calibrate is not None,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise InputError(f"{option} is for --format onnx; a .pt2 file has no such thing.")
+    if evaluate is not None:
+        raise InputError(
+            f"--evaluate is for --format onnx; maskrcnn evaluate model.pt2 {evaluate} measures a .pt2 file."
+        )
 
 
 def _precision(text: str) -> Precision:

@@ -12,8 +12,11 @@ import typer
 from maskrcnn.cli.common import (
     AsJson,
     Device,
+    Fast,
+    FastPrecision,
     Overrides,
     Quiet,
+    Trust,
     bold,
     load_predictor,
     output_folder,
@@ -63,8 +66,11 @@ def predict(
         typer.Option(help="COCO JSON whose image and category ids the results shall carry.", show_default=False),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+    fast: Fast = False,
+    precision: FastPrecision = None,
     overrides: Overrides = None,
     device: Device = None,
+    trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> int:
@@ -75,6 +81,7 @@ def predict(
       maskrcnn predict photo.jpg
       maskrcnn predict runs/photos/best.safetensors holiday/*.jpg -o found
       maskrcnn predict --weights detectron2/mask_rcnn_R_50_FPN_3x holiday/
+      maskrcnn predict best.safetensors holiday/ --fast
       maskrcnn predict model.onnx holiday/
 
     Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
@@ -94,7 +101,7 @@ def predict(
     files = image_files(inputs, recursive=recursive)
     if pictures:
         _keep_photos(files, output)
-    model = load_predictor(weights or DEFAULT, device, overrides, quiet)
+    model = load_predictor(weights or DEFAULT, device, overrides, quiet, trust, fast, precision)
     ids, category_ids = _ids(annotations, model.config.class_names)
     image_ids = [_image_id(path, ids, annotations) for path in files]
     output_folder(output)

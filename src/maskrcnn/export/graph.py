@@ -152,7 +152,7 @@ def choose_sizes(
     divisor = config.image.size_divisor
     least = (2 if config.fpn is None else 3) * divisor
     if size is None:
-        longest = -(-config.image.max_size // divisor) * divisor
+        longest = max(least, -(-config.image.max_size // divisor) * divisor)
         size = (longest, longest)
         if dynamic in ("size", "both") and config.image.padding != "square":
             size = (max(least, -(-config.image.min_size // divisor) * divisor), longest)
