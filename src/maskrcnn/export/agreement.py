@@ -41,14 +41,14 @@ class Agreement(NamedTuple):
 def agreement(one: DetectionBatch, other: DetectionBatch, threshold: float) -> Agreement:
     """Return how many detections have a twin: of the same image and class, with IoU above 0.99.
 
-    A detection whose score is as near to what decides that it is kept as two runs may differ, is not counted where it
+    A detection without area, which `predict` gives nobody, is not counted. One whose score is as near to what decides that it is kept as two runs may differ, is not counted where it
     has none: `threshold`, or the least score of an image whose slots are all taken.
     """
     total, matched, worst = 0, 0, 0.0
     for n in range(len(one.valid)):
-        a, b = ({f: getattr(d, f)[n][d.valid[n]] for f in ("boxes", "labels", "scores")} for d in (one, other))
+        a, b = (_of_image(found, n) for found in (one, other))
         pairs = _twins(a, b)
-        full = min(len(a["scores"]), len(b["scores"])) == one.valid.shape[1]
+        full = bool(one.valid[n].all() or other.valid[n].all())
         edge = float(torch.cat((a["scores"], b["scores"])).min()) if full else threshold
         for side, has_twin in ((a, pairs.any(1)), (b, pairs.any(0))):
             total += int((has_twin | (side["scores"] > edge + SAME_SCORE)).sum())
@@ -58,6 +58,12 @@ def agreement(one: DetectionBatch, other: DetectionBatch, threshold: float) -> A
             nearest = differences.masked_fill(~pairs, float("inf")).amin(1)[pairs.any(1)]
             worst = max(worst, float(nearest.max()))
     return Agreement(total, matched, worst)
+
+
+def _of_image(found: DetectionBatch, n: int) -> dict[str, Tensor]:
+    """Return boxes, labels and scores of an image's detections that have an area."""
+    chosen = found.valid[n] & box_ops.large_enough(found.boxes[n], 0.0)
+    return {field: getattr(found, field)[n][chosen] for field in ("boxes", "labels", "scores")}
 
 
 def _twins(a: dict[str, Tensor], b: dict[str, Tensor]) -> Bool[Tensor, "A B"]:

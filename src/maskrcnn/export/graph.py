@@ -150,7 +150,8 @@ def choose_sizes(
         InputError: a side is no multiple of `image.size_divisor`, or too small or large.
     """
     divisor = config.image.size_divisor
-    least = (2 if config.fpn is None else 3) * divisor
+    coarsest = 16 if config.fpn is None else 64  # pixels per cell; a map of one cell would be traced as a special case
+    least = -(-(coarsest + 1) // divisor) * divisor
     if size is None:
         longest = max(least, -(-config.image.max_size // divisor) * divisor)
         size = (longest, longest)
