@@ -41,8 +41,9 @@ class Agreement(NamedTuple):
 def agreement(one: DetectionBatch, other: DetectionBatch, threshold: float) -> Agreement:
     """Return how many detections have a twin: of the same image and class, with IoU above 0.99.
 
-    A detection without area, which `predict` gives nobody, is not counted. One whose score is as near to what decides that it is kept as two runs may differ, is not counted where it
-    has none: `threshold`, or the least score of an image whose slots are all taken.
+    A detection without area, which `predict` gives nobody, is not counted. Nor is one without a twin whose score is as
+    near to what decides that it is kept as two runs may differ: `threshold`, or the least score of an image whose slots
+    are all taken.
     """
     total, matched, worst = 0, 0, 0.0
     for n in range(len(one.valid)):
