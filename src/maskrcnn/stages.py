@@ -42,7 +42,8 @@ def recording(
         into: what receives each tensor under its name, for those who want to do more than keep it; a dict by
             default. It must not change the tensor.
         all_slots: run the mask head on all slots of detections, so that its stages have one shape whatever the
-            image. False leaves the run as it is without a recording, on a CPU with fewer slots.
+            image, and keep the masks of all classes. False leaves the run as it is without a recording: on a CPU
+            with fewer slots, and with the mask of each detection's own class alone.
 
     Example:
         >>> import torch

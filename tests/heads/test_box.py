@@ -200,9 +200,16 @@ def test_best_detections_come_first_and_no_more_than_configured() -> None:
 
 def test_a_fixed_number_of_candidates_enters_nms_or_on_a_cpu_all_that_score_enough() -> None:
     scores = torch.tensor([[0.3, 0.5, 0.4, 0.01], [0.9, 0.0, 0.0, 0.0]])
-    assert _candidates(scores.to("meta"), BoxHeadConfig(candidates=2)) == 2
-    assert _candidates(scores, BoxHeadConfig(candidates=2)) == 3
-    assert _candidates(scores, BoxHeadConfig(candidates=2000)) == 4
+
+    def count(scores: Tensor, candidates: int, at_least: int = 1) -> int:
+        best, place = _candidates(scores, BoxHeadConfig(candidates=candidates), at_least)
+        assert best.shape == place.shape
+        return best.shape[1]
+
+    assert count(scores.to("meta"), 2) == 2
+    assert count(scores.to("meta"), 2, at_least=3) == 3
+    assert count(scores, 2) == 3
+    assert count(scores, 2000) == 4
 
 
 def test_all_that_score_enough_are_found_on_a_cpu() -> None:

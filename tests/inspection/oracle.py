@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskrcnn.heads.box import of_class
 from maskrcnn.model import MaskRCNN
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.masks import crop_masks
@@ -86,12 +87,12 @@ def oracle(
             stage("box_deltas", box_deltas(deltas, rois[0])),
         )
 
-    def masks(pyramid: Any, rois: Tensor) -> Tensor:
-        size = model_masks(pyramid, rois).shape[-1]
+    def masks(pyramid: Any, rois: Tensor, labels: Tensor) -> Tensor:
+        size = model_masks(pyramid, rois, labels).shape[-1]
         _, index = nearest(rois[0])
         shares = crop_masks(target.masks[None], index[None], rois, size, aligned=True)
         logits = ((shares - 0.5) * 20)[:, None].expand(-1, config.num_classes, -1, -1).clone()
-        return stage("mask_logits", mask_logits(logits, rois[0]))
+        return of_class(stage("mask_logits", mask_logits(logits, rois[0])), labels.flatten())
 
     model.rpn.forward = rpn  # type: ignore[method-assign]
     model.boxes = boxes  # type: ignore[method-assign]

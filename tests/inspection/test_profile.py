@@ -118,9 +118,9 @@ def test_the_measured_run_is_a_normal_one(model: MaskRCNN, photo: np.ndarray, mo
     rows = []
     forward = model.mask_head.forward
 
-    def watched(crops: torch.Tensor) -> torch.Tensor:
+    def watched(crops: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         rows.append((len(crops), is_recording()))
-        return forward(crops)
+        return forward(crops, labels)
 
     empty = tiny_model(box__score_threshold=1.0).eval()
     monkeypatch.setattr(empty.mask_head, "forward", watched)

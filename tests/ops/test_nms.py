@@ -17,7 +17,7 @@ def by_matrix(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | N
     return module._greedy(module._suppresses(boxes, threshold, groups), valid)
 
 
-by_sweep = module._nms_sweep
+by_sweep = module.sweep
 BOTH_WAYS = pytest.mark.parametrize("way", [by_sweep, by_matrix], ids=["sweep", "matrix"])
 
 

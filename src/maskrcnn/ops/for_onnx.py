@@ -49,7 +49,7 @@ def tracing_for_onnx() -> Iterator[None]:
 
 @contextmanager
 def tracing_by_value() -> Iterator[None]:
-    """Let what is traced in the block be made of `nms`, `top_above` and `filled_slots`, for a program that runs here.
+    """Let what is traced in the block be made of `nms` and `top_above`, for a program that runs here.
 
     `maskrcnn.optimized.operators` has what they do there.
     """

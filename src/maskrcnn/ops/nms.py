@@ -38,7 +38,7 @@ def nms(
         return twin(boxes, valid, threshold, groups)
     if torch.compiler.is_compiling() or boxes.device.type != "cpu":
         return _greedy(_suppresses(boxes, threshold, groups), valid)
-    return _nms_sweep(boxes, valid, threshold, groups)
+    return sweep(boxes, valid, threshold, groups)
 
 
 def _suppresses(
@@ -74,7 +74,7 @@ def _greedy(suppresses: Bool[Tensor, "B R R"], valid: Bool[Tensor, "B R"]) -> Bo
     return keep
 
 
-def _nms_sweep(
+def sweep(
     boxes: Float[Tensor, "B R 4"],
     valid: Bool[Tensor, "B R"],
     threshold: float,
