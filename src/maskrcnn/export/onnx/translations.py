@@ -16,6 +16,9 @@ from onnxscript import opset18
 
 from maskrcnn.ops import for_onnx  # noqa: F401  registers the operators
 
+TILE, TILES = 64, 1024
+"""Side of a tile in input pixels, and how many of them there are at most along a side."""
+
 op: Any = opset18
 Value = Any
 """A value of the graph under construction."""
@@ -106,15 +109,32 @@ def _level_by_level(
     images = op.Div(_range(_size(rois, 0)), per_image)
     if len(maps) == 1:
         return cut(maps[0], scales[0], rois, images)
-    level_of = op.Reshape(levels, _ints(-1))
-    crops, order = [], []
+    order = _neighbours_together(rois, images)
+    level_of = op.Gather(op.Reshape(levels, _ints(-1)), order)
+    crops, places = [], []
     for number, (level, scale) in enumerate(zip(maps, scales, strict=True)):
-        mine = op.Reshape(op.NonZero(op.Equal(level_of, _number(number))), _ints(-1))
+        mine = op.Gather(order, op.Reshape(op.NonZero(op.Equal(level_of, _number(number))), _ints(-1)))
         crops.append(cut(level, scale, op.Gather(rois, mine), op.Gather(images, mine)))
-        order.append(mine)
-    where = op.Concat(*order, axis=0)
-    place = op.ScatterElements(where, where, _range(_size(rois, 0)))
-    return op.Gather(op.Concat(*crops, axis=0), place)
+        places.append(mine)
+    where = op.Concat(*places, axis=0)
+    back = op.ScatterElements(where, where, _range(_size(rois, 0)))
+    return op.Gather(op.Concat(*crops, axis=0), back)
+
+
+def _neighbours_together(rois: Value, images: Value) -> Value:
+    """Return an order in which RoIs that lie in one tile of the image follow each other.
+
+    They read the same cells, which the processor then has at hand: RoIAlign takes two thirds of the time.
+    """
+    middles = op.Mul(
+        op.Add(op.Slice(rois, _ints(0), _ints(2), _ints(1)), op.Slice(rois, _ints(2), _ints(4), _ints(1))),
+        _number(0.5 / TILE),
+    )
+    tile = op.Cast(op.Clip(middles, _number(0.0), _number(float(TILES - 1))), to=ir.DataType.INT64)
+    strides = op.Constant(value=ir.tensor(np.array([[1, TILES]], np.int64)))  # x, y
+    key = op.Add(op.ReduceSum(op.Mul(tile, strides), _ints(1), keepdims=0), op.Mul(images, _number(TILES * TILES)))
+    _, order = op.TopK(key, _size(rois, 0), largest=0)
+    return order
 
 
 def top_above(scores: Value, threshold: float, at_least: int) -> tuple[Value, Value]:
