@@ -40,7 +40,7 @@ def serve(cases: Mapping[str, Build], versions: dict[str, str]) -> None:
     torch.manual_seed(0)
     file = torch.load(path, weights_only=True)
     case = cases[name](file["inputs"], file["weights"])
-    _settle_allocator()
+    settle_allocator()
     before = resident()
     figures = case.figures(case.run())  # also warms up
     gc.collect()
@@ -82,7 +82,7 @@ def _say(answers: Any, message: dict[str, Any]) -> None:
     print(json.dumps(message), file=answers, flush=True)
 
 
-def _settle_allocator() -> None:
+def settle_allocator() -> None:
     """Bring the C allocator into the state that a network leaves it in.
 
     glibc gives large blocks back to the system, and pays page faults for the next ones, until one has been freed;
