@@ -310,3 +310,39 @@ def test_losses_reach_every_parameter() -> None:
     sum(network.losses(network(features(), images), gt)).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("per_level", [1, 3])
+def test_training_learns_from_few_anchors_what_it_would_from_all(per_level: int) -> None:
+    """The answers at the drawn anchors, and every gradient, are those of the convolutions over whole maps."""
+    anchors = AnchorConfig(sizes=((8,), (16,)), ratios=(0.5, 1.0, 2.0)[:per_level])
+    network, images = rpn(anchors), image_batch((32, 48), (32, 48))
+    gt = targets(torch.tensor([[[0.0, 0, 9, 11], [20, 10, 47, 31]], [[4.0, 4, 30, 30], [40, 0, 48, 8]]]))
+    results = []
+    for training in (True, False):
+        torch.manual_seed(3)
+        maps = {name: x.requires_grad_() for name, x in features().items()}
+        output = network(maps, images, training=training)
+        assert output.objectness.requires_grad != training
+        torch.manual_seed(4)
+        losses = network.losses(output, gt)
+        wanted = [*network.parameters(), *maps.values()]
+        results.append((*losses, *torch.autograd.grad(sum(losses), wanted)))
+    for few, all_of_them in zip(*results, strict=True):
+        assert all_of_them.abs().max() > 0
+        torch.testing.assert_close(few, all_of_them, rtol=1e-4, atol=1e-6)
+
+
+def test_training_in_bfloat16_reaches_every_parameter() -> None:
+    network, images = rpn(), image_batch((32, 48), (32, 48))
+    gt = targets(torch.tensor([[[0.0, 0, 9, 11]], [[4.0, 4, 30, 30]]]))
+    with torch.autocast("cpu", torch.bfloat16):
+        sum(network.losses(network(features(), images, training=True), gt)).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_training_with_several_convolutions_takes_whole_maps() -> None:
+    network, images = rpn(num_convs=2), image_batch((32, 48), (32, 48))
+    gt = targets(torch.tensor([[[0.0, 0, 9, 11]], [[4.0, 4, 30, 30]]]))
+    sum(network.losses(network(features(), images, training=True), gt)).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())

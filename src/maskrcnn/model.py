@@ -109,7 +109,7 @@ class MaskRCNN(nn.Module):
         """
         images, targets = self._checked(images, targets)
         features = self.fpn(self.backbone(images.tensor))  # 1 backbone
-        rpn = self.rpn(features, images)  # 2 RPN
+        rpn = self.rpn(features, images, training=targets is not None)  # 2 RPN
         proposals = self.rpn.propose(rpn, images, training=targets is not None)
         pyramid = self.pyramid(features)
         if targets is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ class RPNOutput(NamedTuple):
     deltas: Float[Tensor, "N A 4"]
     level_sizes: tuple[int, ...]
     """How many of the A anchors each level has."""
+    maps: tuple[Float[Tensor, "N C _H _W"], ...] | None = None
+    """The features of each level, where the answers carry no gradient and those learnt from are computed anew."""
 
 
 class RPN(nn.Module):
@@ -55,8 +58,13 @@ class RPN(nn.Module):
         for layer in (*self.convs, self.objectness, self.deltas):
             init_predictor(layer, std=0.01)
 
-    def forward(self, features: Mapping[str, Float[Tensor, "N C _H _W"]], images: ImageBatch) -> RPNOutput:
-        """Return anchors, objectness logits and box deltas of all levels."""
+    def forward(
+        self, features: Mapping[str, Float[Tensor, "N C _H _W"]], images: ImageBatch, training: bool = False
+    ) -> RPNOutput:
+        """Return anchors, objectness logits and box deltas of all levels.
+
+        In training the answers carry no gradient where the losses need but a few of them: see `at`.
+        """
         maps = [features[name] for name in self.strides]
         anchors = make_anchors(
             self.anchor_config,
@@ -68,12 +76,15 @@ class RPN(nn.Module):
             self.cells,
         )
         all_anchors = stage("anchors", torch.cat(anchors))
-        heads = [self._head(m) for m in maps]
+        few = training and len(self.convs) == 1
+        with torch.no_grad() if few else nullcontext():
+            heads = [self._head(m) for m in maps]
         return RPNOutput(
             all_anchors,
             stage("rpn_objectness", torch.cat([objectness for objectness, _ in heads], dim=1)),
             stage("rpn_deltas", torch.cat([deltas for _, deltas in heads], dim=1)),
             tuple(a.shape[0] for a in anchors),
+            tuple(maps) if few else None,
         )
 
     def _head(self, x: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A 4"]]:
@@ -82,6 +93,30 @@ class RPN(nn.Module):
         objectness = self.objectness(x).permute(0, 2, 3, 1).flatten(1)
         deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4)
         return objectness.float(), deltas.float()
+
+    def at(
+        self,
+        maps: Sequence[Float[Tensor, "N C _H _W"]],
+        level_sizes: Sequence[int],
+        chosen: Int64[Tensor, "N S"],
+    ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S 4"]]:
+        """Return logits and deltas of chosen anchors alone, of an RPN with one convolution.
+
+        Of hundreds of thousands of anchors a few hundred are learnt from. Each answer depends on 3 × 3 cells, so these
+        suffice, and the gradient need not go back through a convolution over all of the features.
+        """
+        per_cell = self.anchor_config.per_cell
+        anchor = (chosen % per_cell)[..., None]
+        # Weights and biases are views here: autocast would take its copies from the pass without gradients.
+        [conv] = self.convs
+        assert isinstance(conv, nn.Conv2d)
+        patches = _around(maps, level_sizes, chosen // per_cell, per_cell)
+        x = F.relu(F.linear(patches, conv.weight.permute(0, 2, 3, 1).flatten(1), _view(conv.bias)))
+        logits = F.linear(x, self.objectness.weight.flatten(1), _view(self.objectness.bias))
+        deltas = F.linear(x, self.deltas.weight.flatten(1), _view(self.deltas.bias))
+        deltas = deltas.reshape(*chosen.shape, per_cell, 4)
+        deltas = deltas.gather(2, anchor[..., None].expand(*anchor.shape, 4))
+        return logits.gather(2, anchor)[..., 0].float(), deltas[:, :, 0].float()
 
     def propose(self, output: RPNOutput, images: ImageBatch, training: bool) -> Proposals:
         """Return the best boxes of each image, near-duplicates removed (Faster R-CNN, section 3.3; FPN, 4.1)."""
@@ -123,7 +158,11 @@ class RPN(nn.Module):
         sample = draw_sample(matches, config.matching)
         stage("sampled_anchors", sample.chosen)
         stage("sampled_anchors_valid", sample.valid)
-        logits = box_ops.gather_rows(output.objectness, sample.chosen)
+        if output.maps is not None:
+            logits, deltas = self.at(output.maps, output.level_sizes, sample.chosen)
+        else:
+            logits = box_ops.gather_rows(output.objectness, sample.chosen)
+            deltas = box_ops.gather_rows(output.deltas, sample.chosen)
         truth = sample.positive.to(logits.dtype)
         per_anchor = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         count = sample.valid.sum().clamp(min=1)
@@ -133,11 +172,38 @@ class RPN(nn.Module):
 
         gt = box_ops.gather_rows(targets.boxes, box_ops.gather_rows(matches.matched_gt, sample.chosen))
         wanted = box_ops.encode(box_ops.gather_rows(anchors, sample.chosen), gt, config.delta_weights)
-        deltas = box_ops.gather_rows(output.deltas, sample.chosen)
         per_box = F.smooth_l1_loss(deltas, wanted, reduction="none", beta=config.loss.beta).sum(-1)
         return stage("loss_rpn_objectness", objectness), stage(
             "loss_rpn_box", torch.where(sample.positive, per_box, 0.0).sum() / count
         )
+
+
+def _view(bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    return bias.view(-1)
+
+
+def _around(
+    maps: Sequence[Float[Tensor, "N C _H _W"]], level_sizes: Sequence[int], cells: Int64[Tensor, "N S"], per_cell: int
+) -> Float[Tensor, "N S C9"]:
+    """Return the features in the 3 × 3 cells around each of these, row by row; 0 outside the map.
+
+    Cells are counted over all maps, row by row within each.
+    """
+    step = torch.arange(3, device=cells.device) - 1
+    patches, begin = torch.zeros((), dtype=maps[0].dtype, device=cells.device), 0
+    for m, size in zip(maps, level_sizes, strict=True):
+        height, width = m.shape[2:]
+        cell = cells - begin
+        there = (cell >= 0) & (cell < size // per_cell)
+        cell = cell.clamp(0, size // per_cell - 1)
+        y, x = (cell // width)[..., None, None] + step[:, None], (cell % width)[..., None, None] + step
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & there[..., None, None]
+        index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
+        rows = box_ops.gather_rows(m.permute(0, 2, 3, 1).flatten(1, 2), index)
+        patches = patches + torch.where(inside.reshape(*index.shape, 1), rows, 0.0)
+        begin += size // per_cell
+    return patches.reshape(*cells.shape, -1)
 
 
 def _top_of_each_level(
