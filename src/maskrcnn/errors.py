@@ -45,6 +45,10 @@ class NonFiniteLossError(MaskRCNNError, ValueError):
     """A training loss became NaN or infinite."""
 
 
+class DeviceMemoryError(MaskRCNNError, MemoryError):
+    """A GPU has not enough memory for what it was given; the message names what would fit."""
+
+
 def did_you_mean(word: str, known: list[str], most: int = 1) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known word (or the `most` nearest), or an empty string.
 

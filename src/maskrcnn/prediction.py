@@ -13,6 +13,7 @@ from torch import Tensor
 from maskrcnn.config import BoxCorners, Config
 from maskrcnn.errors import InputError
 from maskrcnn.images import ImageLike, prepare
+from maskrcnn.memory import memory_explained
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.keypoints import read_heatmaps
 from maskrcnn.ops.masks import paste_masks
@@ -73,7 +74,14 @@ def predict(
 
     def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
         batch = prepare(photos, model.config.image, first).to(model.device, model.dtype)
-        return unbatch(model(batch), batch, model.config, score_threshold, masks)
+        count, _, height, width = batch.tensor.shape
+        with memory_explained(model.device, count, (height, width), probe):
+            found = model(batch)
+        return unbatch(found, batch, model.config, score_threshold, masks)
+
+    def probe(side: int) -> None:
+        side = -(-side // model.config.image.size_divisor) * model.config.image.size_divisor
+        model(torch.zeros(1, 3, side, side, device=model.device, dtype=model.dtype))
 
     check_mask_form(masks)
     was_training = model.training

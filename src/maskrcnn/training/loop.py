@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from maskrcnn.files import write_text
 from maskrcnn.inspection.steps import step_trace, write_activations, write_gradients, write_pictures
 from maskrcnn.inspection.structure import read_structure
 from maskrcnn.inspection.tensorboard import write_graph
+from maskrcnn.memory import made_batch, memory_explained
 from maskrcnn.model import MaskRCNN
 from maskrcnn.progress import Bar, Reporter
 from maskrcnn.stages import recording
@@ -168,7 +169,7 @@ class _Run:
                 self._evaluate(start, log)
                 self._save(start)
             for batch in read(batches):
-                with interrupts_held_back():
+                with interrupts_held_back(), self._memory_explained(batch):
                     record = self._step(done, batch, log)
                     done += 1
                     if log is not None:
@@ -221,6 +222,21 @@ class _Run:
             "gradient_norm": norm,
             "images_per_second": round(count / (self.clock - before), 3),
         }
+
+    def _memory_explained(self, batch: Batch | MaskRCNNError) -> AbstractContextManager[None]:
+        """Return a context that tells which batch would fit, should a step not fit in a GPU's memory."""
+        if isinstance(batch, MaskRCNNError):
+            return nullcontext()
+        count, _, height, width = batch.images.tensor.shape
+
+        def probe(side: int) -> None:
+            self.wrapped.zero_grad()
+            images, targets = made_batch(self.model.config, side, self.accelerator.device)
+            self.accelerator.backward(self.network(images, targets).total)
+            self.wrapped.zero_grad()
+
+        alone = self.accelerator.num_processes == 1  # else its step would wait for the others
+        return memory_explained(self.accelerator.device, count, (height, width), probe if alone else None)
 
     def _trace_due(self, step: int) -> bool:
         every = self.options.trace_every
