@@ -145,6 +145,33 @@ def test_more_boxes_than_a_block(num_groups: int) -> None:
     torch.testing.assert_close(by_matrix(boxes, valid, 0.5, groups), expected)
 
 
+@pytest.mark.parametrize("enough", [1, 7, 40, 10_000])
+def test_the_best_that_are_kept_are_the_same_where_they_are_enough(
+    enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", 16)
+    boxes = crowded(3, 150, seed=0)
+    valid = torch.rand(3, 150) < torch.tensor([[0.9], [0.5], [0.0]])
+    groups = torch.randint(3, (3, 150))
+    every = nms(boxes, valid, 0.5, groups)
+    some = nms(boxes, valid, 0.5, groups, enough)
+    first = every & (every.cumsum(1) <= enough)
+    assert torch.equal(some & first, first), "of the best none is missing"
+    assert not (some & ~every).any(), "nothing else is kept"
+
+
+def test_what_is_not_needed_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    pairs = module._overlapping_pairs
+    monkeypatch.setattr(
+        module, "_overlapping_pairs", lambda boxes, *rest: seen.append(len(boxes)) or pairs(boxes, *rest)
+    )
+    start = torch.arange(5 * module.BLOCK)[None, :, None] * 10.0
+    boxes = torch.cat((start, torch.zeros_like(start), start + 5, torch.ones_like(start)), dim=-1)
+    keep = nms(boxes, all_valid(boxes), 0.5, enough=100)
+    assert seen == [module.BLOCK] and keep[0, :100].all()
+
+
 def test_more_identical_boxes_than_a_block() -> None:
     boxes = row((3, 4, 30, 40)).expand(2, module.BLOCK + 500, 4)
     valid = all_valid(boxes)

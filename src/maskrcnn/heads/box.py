@@ -140,7 +140,8 @@ class BoxHead(nn.Module):
         )
         boxes = stage("detections_before_nms", box_ops.clip(boxes, images.windows(), self.corners))
         valid = (scores > config.score_threshold) & box_ops.large_enough(boxes, config.min_size)
-        keep = stage("candidates_kept", nms(boxes, valid, config.nms_threshold, groups=labels))
+        enough = None if is_recording() else slots  # who records asks what became of every candidate
+        keep = stage("candidates_kept", nms(boxes, valid, config.nms_threshold, groups=labels, enough=enough))
         ranked = torch.where(keep, scores, -1.0)
         best, order = ranked.topk(slots)
         found = best >= 0

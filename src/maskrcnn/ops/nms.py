@@ -19,11 +19,13 @@ def nms(
     valid: Bool[Tensor, "B R"],
     threshold: float,
     groups: Int64[Tensor, "B R"] | None = None,
+    enough: int | None = None,
 ) -> Bool[Tensor, "B R"]:
     """Return which boxes greedy NMS keeps, separately for each of the B rows.
 
     Boxes must come best first. Going down the list, a valid box is kept unless a kept one before it (of the
-    same group, where groups are given) overlaps it with IoU above `threshold`. The answer is exact.
+    same group, where groups are given) overlaps it with IoU above `threshold`. The answer is exact; but of a row
+    that has kept `enough`, which are its best, an eager CPU leaves out the rest.
 
     Example:
         >>> row = torch.tensor([[[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]]])
@@ -38,7 +40,7 @@ def nms(
         return twin(boxes, valid, threshold, groups)
     if torch.compiler.is_compiling() or boxes.device.type != "cpu":
         return _greedy(_suppresses(boxes, threshold, groups), valid)
-    return sweep(boxes, valid, threshold, groups)
+    return sweep(boxes, valid, threshold, groups, enough)
 
 
 def _suppresses(
@@ -79,13 +81,19 @@ def sweep(
     valid: Bool[Tensor, "B R"],
     threshold: float,
     groups: Int64[Tensor, "B R"] | None,
+    enough: int | None = None,
 ) -> Bool[Tensor, "B R"]:
     """Do the same with IoU computed only for pairs of boxes that are close to each other."""
     rows = torch.arange(len(boxes), device=boxes.device)[:, None].expand(valid.shape)
     segments = rows if groups is None else rows * (groups.max() + 1) + groups if groups.numel() else rows
     keep = torch.zeros_like(valid)
     for start in range(0, valid.shape[1], BLOCK):
-        keep[:, start : start + BLOCK] = valid[:, start : start + BLOCK]
+        new = valid[:, start : start + BLOCK]
+        if enough is not None:
+            new = new & (keep.sum(1, keepdim=True) < enough)
+        if not new.any():
+            continue
+        keep[:, start : start + BLOCK] = new
         considered = keep.nonzero(as_tuple=True)  # those kept so far and the new ones, row by row, best first
         settled = considered[1] < start
         better, worse = _overlapping_pairs(boxes[considered], segments[considered], threshold)
