@@ -67,8 +67,8 @@ def oracle(
         best, index = box_ops.iou(boxes, target.boxes).max(1)
         return best, index
 
-    def rpn(features: Any, images: Any) -> RPNOutput:
-        out = rpn_forward(features, images)
+    def rpn(features: Any, images: Any, training: bool = False) -> RPNOutput:
+        out = rpn_forward(features, images, training)
         best, index = nearest(out.anchors)
         logits = objectness(10 * best - 5, out.anchors)
         moved = box_ops.encode(out.anchors, target.boxes[index], config.rpn.delta_weights)
