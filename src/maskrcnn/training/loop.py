@@ -130,12 +130,14 @@ class _Run:
         if self.main:
             prepare_folder(self.folder, resume)
         self.accelerator.wait_for_everyone()
-        self.model.to(self.accelerator.device)
+        # Channels last is how convolutions want them.
+        self.model.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         start = self._resume() if resume else 0
         if start:
             self.reporter.say(f"Resuming after step {start} of {self.total}.")
         with ExitStack() as stack:
             stack.callback(unwrap, self.model)
+            stack.callback(self.model.to, memory_format=torch.contiguous_format)
             self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
             log = None
             if self.main:
@@ -199,6 +201,7 @@ class _Run:
             group["lr"] = rate
         device = self.accelerator.device
         images, targets = batch.images.to(device), batch.targets.to(device)
+        images = images._replace(tensor=images.tensor.contiguous(memory_format=torch.channels_last))
         traced = log if log is not None and log.has_board and self._trace_due(step) else None
         stages: dict[str, Tensor] = {}
         with recording(stages) if traced is not None else nullcontext():
