@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskrcnn.export.graph import choose_sizes
+from maskrcnn.export.graph import Dynamic, choose_sizes
 from maskrcnn.export.onnx.runtime import load_onnx
 from maskrcnn.export.onnx.write import build as build_graph
 from maskrcnn.export.onnx.write import write
@@ -27,8 +27,8 @@ def predict(batch: int, model_of: Callable[[Tensors], MaskRCNN]) -> Build:
         model = model_of(weights)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.onnx")
-            dynamic = "size" if batch == 1 else "both"
-            write(build_graph(model, choose_sizes(model.config, batch, dynamic=dynamic)), file, lambda path: None)
+            sizes = choose_sizes(model.config, batch, dynamic="size" if batch == 1 else "both")
+            write(build_graph(model, sizes), file, lambda path: None)
             exported = load_onnx(file)
         photos = list(inputs["photos"][:batch].permute(0, 2, 3, 1).contiguous().numpy())
 

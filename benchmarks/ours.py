@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 import maskrcnn
+import onnx_side
+from maskrcnn import MaskRCNN
 from maskrcnn.config import ImageConfig
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.nms import nms
+from maskrcnn.prediction import Predictor
 from maskrcnn.roi_align import FlatPyramid, assign_levels, roi_align
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, TargetBatch
 from worker import Build, Case, checksum, detection_figures, serve
@@ -38,11 +41,13 @@ def network(batch: int) -> Build:
     return build
 
 
-def predict(batch: int) -> Build:
-    """From photos to masks of the photos' size."""
+def predict(batch: int, optimized: str | None = None) -> Build:
+    """From photos to masks of the photos' size; `optimized` for the type of numbers that this names."""
 
     def build(inputs: Tensors, weights: Tensors) -> Case:
-        model = _model(weights)
+        model: MaskRCNN | Predictor = _model(weights)
+        if optimized is not None:
+            model = _model(weights).optimize(optimized)
         photos = list(inputs["photos"][:batch].permute(0, 2, 3, 1).contiguous().numpy())
 
         def figures(found: list[Detections]) -> dict[str, float]:
@@ -55,20 +60,22 @@ def predict(batch: int) -> Build:
     return build
 
 
-def train(batch: int) -> Build:
-    """Forward, backward and a step of SGD."""
+def train(batch: int, bfloat16: bool = False) -> Build:
+    """Forward, backward and a step of SGD, as `maskrcnn train` does them."""
 
     def build(inputs: Tensors, weights: Tensors) -> Case:
         model = _model(weights).train()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-7, momentum=0.9)  # so small that every step is the same work
-        images = inputs["images"][:batch].clone()
+        images = inputs["images"][:batch].contiguous(memory_format=torch.channels_last)
         boxes, labels = inputs["target_boxes"][:batch], inputs["target_labels"][:batch] - 1
         valid = torch.ones(labels.shape, dtype=torch.bool)
         targets = TargetBatch(boxes.clone(), labels, inputs["target_masks"][:batch].clone(), valid)
 
         def step() -> dict[str, float]:
-            losses = model(images, targets)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                losses = model(images, targets)
             optimizer.zero_grad()
             losses.total.backward()
             optimizer.step()
@@ -138,8 +145,15 @@ CASES: dict[str, Build] = {
     "network-2": network(2),
     "predict-1": predict(1),
     "predict-2": predict(2),
+    "fast-1": predict(1, "float32"),
+    "fast-2": predict(2, "float32"),
+    "fast-bf16-1": predict(1, "bfloat16"),
+    "fast-bf16-2": predict(2, "bfloat16"),
+    "onnx-1": onnx_side.predict(1, _model),
     "train-1": train(1),
     "train-2": train(2),
+    "train-bf16-1": train(1, bfloat16=True),
+    "train-bf16-2": train(2, bfloat16=True),
     "roi-align": pooling(backward=False),
     "roi-align-backward": pooling(backward=True),
     "nms": suppression,

@@ -57,7 +57,7 @@ def serve(cases: Mapping[str, Build], versions: dict[str, str]) -> None:
         seconds = (time.perf_counter() - start) / count
         _say(answers, {"seconds": seconds})
         count = max(round(LEAST_SECONDS / seconds), 1)
-    _say(answers, {"megabytes": (peak() - before) / 1e6})
+    _say(answers, {"megabytes": (peak() - before) / 1e6, "process_megabytes": peak() / 1e6})
 
 
 def detection_figures(boxes: Tensor, labels: Tensor, scores: Tensor, masks: Tensor) -> dict[str, float]:

@@ -137,7 +137,7 @@ class _Run:
             self.reporter.say(f"Resuming after step {start} of {self.total}.")
         with ExitStack() as stack:
             stack.callback(unwrap, self.model)
-            stack.callback(self.model.to, memory_format=torch.contiguous_format)
+            stack.callback(lambda: self.model.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
             self.network, self.wrapped = self.accelerator.prepare(self.model, self.optimizer)
             log = None
             if self.main:
