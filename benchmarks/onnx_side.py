@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from maskrcnn.export.graph import Dynamic, choose_sizes
+from maskrcnn.export.graph import choose_sizes
 from maskrcnn.export.onnx.runtime import load_onnx
 from maskrcnn.export.onnx.write import build as build_graph
 from maskrcnn.export.onnx.write import write

@@ -11,11 +11,9 @@ from torch import Tensor
 
 import maskrcnn
 import onnx_side
-from maskrcnn import MaskRCNN
 from maskrcnn.config import ImageConfig
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.nms import nms
-from maskrcnn.prediction import Predictor
 from maskrcnn.roi_align import FlatPyramid, assign_levels, roi_align
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, TargetBatch
 from worker import Build, Case, checksum, detection_figures, serve
@@ -45,9 +43,9 @@ def predict(batch: int, optimized: str | None = None) -> Build:
     """From photos to masks of the photos' size; `optimized` for the type of numbers that this names."""
 
     def build(inputs: Tensors, weights: Tensors) -> Case:
-        model: MaskRCNN | Predictor = _model(weights)
-        if optimized is not None:
-            model = _model(weights).optimize(optimized)
+        as_it_is = _model(weights)
+        model = as_it_is if optimized is None else as_it_is.optimize(optimized)
+        del as_it_is
         photos = list(inputs["photos"][:batch].permute(0, 2, 3, 1).contiguous().numpy())
 
         def figures(found: list[Detections]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Speed and memory on the CPU, beside torchvision where a Python that has it is given.
 
 Both sides get the same weights and inputs and as many threads; torchvision runs eagerly in float32. Each case runs in
-a fresh process per side, and the two take turns: while one runs the other waits, so that what else the machine does falls on both.
+a fresh process per side, and the two take turns: while one runs the other waits, so that what else the machine does
+falls on both.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def main() -> int:
 
     versions = [" ".join(f"{k} {v}" for k, v in side["versions"].items()) for side in results[cases[0]].values()]
     table = Table(
-        title=f"resnet50-fpn, float32 and eager if not said otherwise, {options.threads} threads; median of {options.repeats}",
+        title=f"resnet50-fpn, {options.threads} threads; median of {options.repeats}",
         caption=f"{' · '.join(versions)}\n"
         f"{platform.processor() or platform.machine()}, load {before} before, {_load()} after\n"
         "ratio: ours to theirs, below 1 is faster; memory: peak above weights and inputs",
