@@ -48,8 +48,11 @@ def make() -> dict[str, Tensor]:
     }
 
 
-def weights() -> dict[str, Tensor]:
-    """Return random weights of `maskrcnn_resnet50_fpn`, so scaled that they find a few dozen objects."""
+def weights(depths: tuple[int, ...] = BLOCKS) -> dict[str, Tensor]:
+    """Return random weights of torchvision's `maskrcnn_resnet50_fpn`, or of one with other numbers of blocks.
+
+    They are so scaled that they find a few dozen objects.
+    """
     tensors: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
 
@@ -68,7 +71,7 @@ def weights() -> dict[str, Tensor]:
     layer("backbone.body.conv1", 64, 3, 7, 7, bias=False)
     norm("backbone.body.bn1", 64)
     before = 64
-    for stage, blocks in enumerate(BLOCKS, 1):
+    for stage, blocks in enumerate(depths, 1):
         planes = 32 * 2**stage
         for block in range(blocks):
             name = f"backbone.body.layer{stage}.{block}"

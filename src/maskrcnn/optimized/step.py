@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from maskrcnn.model import MaskRCNN
 from maskrcnn.structures import ImageBatch, Losses, TargetBatch
 
-
-class Step(Protocol):
-    """Trains on a batch and returns its losses, which stay on the device."""
-
-    def __call__(self, images: Float[Tensor, "N 3 H W"] | ImageBatch, targets: TargetBatch) -> Losses:
-        """Do one step."""
+Step = Callable[[Tensor | ImageBatch, TargetBatch], Losses]
+"""Trains on a batch and returns its losses, which stay on the device."""
 
 
 def compiled_step(
