@@ -8,6 +8,7 @@ vector in each row, and one weighted `embedding_bag` computes all the sums.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -356,7 +357,9 @@ def _by_size(
     Where shapes must not depend on values there is one group, sized for the largest RoI there can be.
     """
     if torch.compiler.is_compiling():
-        yield slice(None), math.ceil(max(max(shape) for shape in shapes) / bins) + extra
+        sides = [side for shape in shapes for side in shape]
+        longest = functools.reduce(torch.sym_max, sides)  # they may be sizes that a compiler does not know
+        yield slice(None), -(-longest // bins) + extra
         return
     lower, upper = -1, 1
     largest = int(size.max()) if len(size) else 0

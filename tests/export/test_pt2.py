@@ -91,6 +91,13 @@ def test_programs_of_one_size_hold_every_kind_of_network(overrides, tmp_path):
     assert compare(model, load_pt2(tmp_path / "m.pt2"), [torch.rand(3, 60, 80)]).holds
 
 
+def test_bins_of_any_size_go_with_images_of_any_size(tmp_path):
+    model = tiny_model(roi_align__sampling_ratio=0).eval()
+    write_program(model, tmp_path / "m.pt2", choose_sizes(model.config, 1, (96, 96), "size"))
+    photos = [torch.rand(3, 30, 120), torch.rand(3, 120, 30)]
+    assert compare(model, load_pt2(tmp_path / "m.pt2"), photos).holds
+
+
 def test_bfloat16_takes_and_gives_float32(model, tmp_path, exported):
     write_program(model, tmp_path / "m.pt2", choose_sizes(model.config, 1, (96, 96), "none"), "bfloat16")
     batch = load_pt2(tmp_path / "m.pt2").prepare([torch.rand(3, 60, 80)])

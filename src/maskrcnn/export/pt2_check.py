@@ -128,6 +128,8 @@ def _is_operator(text: str) -> bool:
     *path, name = text.split(".")
     if path == ["_operator"]:
         return name in ARITHMETIC
+    if path == ["torch"]:
+        return name in ("sym_max", "sym_min")
     if path == ["torch", "ops", "higher_order"]:
         return name in ("while_loop", "cond")
     return len(path) == 4 and path[:3] == ["torch", "ops", "aten"] and path[3] in OPERATORS and _is_name(name)
