@@ -12,8 +12,11 @@ from maskrcnn.data.shapes import ShapesDataset
 from maskrcnn.errors import InputError, MaskRCNNError
 from maskrcnn.export.agreement import Agreement, agreement
 from maskrcnn.export.exported import ExportedModel
+from maskrcnn.export.graph import Sizes
 from maskrcnn.images import ImageLike, image_files
 from maskrcnn.model import MaskRCNN
+from maskrcnn.prediction import Predictor
+from maskrcnn.structures import DetectionBatch, Detections
 
 MADE, MOST = 2, 8
 """Images that are made to compare on where none are given, and the most that are taken of a folder."""
@@ -23,7 +26,7 @@ class DifferentError(MaskRCNNError, ValueError):
     """An exported network does not find what the network finds that it was made from."""
 
 
-def images_to_check(folder: Path | None, exported: ExportedModel) -> list[ImageLike]:
+def images_to_check(folder: Path | None, sizes: Sizes) -> list[ImageLike]:
     """Return photos of a folder, or made images: coloured shapes, and noise.
 
     Raises:
@@ -31,7 +34,6 @@ def images_to_check(folder: Path | None, exported: ExportedModel) -> list[ImageL
     """
     if folder is not None:
         return [str(path) for path in image_files([folder])[:MOST]]
-    sizes = exported.sizes
     shape = (max(sizes.height // 2, 32), max(sizes.width // 2, 32))  # of its shape, so that it fits
     made = ShapesDataset(MADE, shape, seed=0)
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
@@ -59,6 +61,23 @@ def compare(
         total, matched, worst = total + one.detections, matched + one.matched, max(worst, one.score_difference)
         tell()
     return Agreement(total, matched, worst)
+
+
+def compare_photos(model: MaskRCNN, exported: Predictor, photos: Sequence[ImageLike]) -> Agreement:
+    """Return how what a file predicts compares with what its network predicts, photos and all."""
+    total, matched, worst = 0, 0, 0.0
+    for photo in photos:
+        ours, theirs = (_as_batch(each.predict(photo, 0.0, masks="rle")[0]) for each in (model, exported))
+        one = agreement(ours, theirs, model.config.box.score_threshold)
+        total, matched, worst = total + one.detections, matched + one.matched, max(worst, one.score_difference)
+    return Agreement(total, matched, worst)
+
+
+def _as_batch(found: Detections) -> DetectionBatch:
+    """Return the boxes, labels and scores of an image as the network gives them."""
+    boxes, labels, scores = (tensor[None] for tensor in (found.boxes, found.labels, found.scores))
+    nothing = torch.zeros(1, len(found), 0, 0)
+    return DetectionBatch(boxes, labels, scores, nothing, torch.ones_like(labels, dtype=torch.bool), nothing[..., None])
 
 
 def require_same(found: Agreement, what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskrcnn.errors import InputError
-from maskrcnn.export.exported import ExportedModel
+from maskrcnn.prediction import Predictor
 
 EXPORTED = (".onnx", ".pt2")
 """Endings of exported networks."""
@@ -21,7 +21,7 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in EXPORTED
 
 
-def load_exported(path: str | Path, device: str | None = None, trust: bool = False) -> ExportedModel:
+def load_exported(path: str | Path, device: str | None = None, trust: bool = False) -> Predictor:
     """Return the network of a file that `maskrcnn export` wrote: .onnx or .pt2.
 
     Args:

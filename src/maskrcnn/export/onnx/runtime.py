@@ -19,6 +19,7 @@ from maskrcnn.errors import CheckpointError, InputError, MaskRCNNError, os_reaso
 from maskrcnn.export.exported import ExportedModel
 from maskrcnn.export.graph import Sizes, output_names
 from maskrcnn.export.onnx import check_packages
+from maskrcnn.export.onnx.photo_model import PhotoModel
 
 ABOUT = "maskrcnn"
 """The entry of `metadata_props` that tells the configuration and the sizes of input, as JSON."""
@@ -42,7 +43,9 @@ class OnnxModel(ExportedModel):
         return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
 
 
-def load_onnx(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> OnnxModel:
+def load_onnx(
+    path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None
+) -> OnnxModel | PhotoModel:
     """Return the network of an ONNX file; nothing in the file can run but ONNX's operators.
 
     Args:
@@ -52,16 +55,11 @@ def load_onnx(path: str | Path, threads: int | None = None, providers: Sequence[
 
     Raises:
         InputError: the package onnxruntime is missing, or a provider.
-        CheckpointError: the file is missing, damaged or another program's, or takes photos as they are.
+        CheckpointError: the file is missing, damaged or another program's.
     """
     session = open_session(path, threads, providers)
     config, sizes, variant = described(path, session)
-    if variant != "network":
-        raise CheckpointError(
-            f"{path} has its preprocessing inside, for programs without maskrcnn; export it without "
-            "--with-preprocessing to predict with it here."
-        )
-    return OnnxModel(config, sizes, session)
+    return PhotoModel(config, session) if variant == "photo" else OnnxModel(config, sizes, session)
 
 
 def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:

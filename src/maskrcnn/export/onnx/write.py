@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from maskrcnn import __version__
+from maskrcnn.config import Config
 from maskrcnn.export.graph import ExportedGraph, Sizes, output_names
 from maskrcnn.export.onnx import check_packages
 from maskrcnn.export.onnx.options import DEFAULT_OPSET, check_opset
@@ -63,16 +64,16 @@ def build(model: MaskRCNN, sizes: Sizes, opset: int = DEFAULT_OPSET) -> Any:
     assert written is not None  # it is None only where it writes a file itself
     proto = written.model_proto
     _name(proto, sizes)
-    describe(proto, model, sizes, variant="network")
+    describe(proto, model.config, sizes)
     return proto
 
 
-def describe(proto: Any, model: MaskRCNN, sizes: Sizes, variant: str, precision: str = "float32") -> None:
+def describe(proto: Any, config: Config, sizes: Sizes, variant: str = "network", precision: str = "float32") -> None:
     """Write into a graph what a program needs to know of it.
 
     Args:
         proto: the graph.
-        model: that it was made from.
+        config: of the network.
         sizes: of the input.
         variant: "network" from prepared images, or "photo" with preprocessing inside.
         precision: of weights and computation.
@@ -84,9 +85,9 @@ def describe(proto: Any, model: MaskRCNN, sizes: Sizes, variant: str, precision:
         "variant": variant,
         "precision": precision,
         "sizes": asdict(sizes),
-        "configuration": json.loads(model.config.to_json()),
+        "configuration": json.loads(config.to_json()),
     }
-    names = "\n".join(model.config.class_names)
+    names = "\n".join(config.class_names)
     onnx.helper.set_model_props(proto, {ABOUT: json.dumps(about), "class_names": names})
     proto.producer_name, proto.producer_version = "maskrcnn", __version__
     proto.graph.name = "Mask R-CNN"
