@@ -45,7 +45,9 @@ _SIZE_WORDS = """
 SIZE_WORDS = frozenset(_SIZE_WORDS.split())
 """Words that a size may be written with, beside its symbols."""
 
-GUARD_WORDS = frozenset(["L", "images", "sizes", "offsets", "size", "and", "or", "not"])
+GUARD_WORDS = frozenset(["L", "images", "sizes", "offsets", "size", "max", "min", "and", "or", "not"])
+"""Words that a program may say with what sizes it takes."""
+
 NAME = re.compile(r"[A-Za-z0-9_.@]*")
 DETAIL = re.compile(r"[A-Za-z0-9_.,;@$\[\]() ]*")
 RECORDS = re.compile(
