@@ -151,6 +151,13 @@ def test_runs_that_differ_are_marked_and_fail(monkeypatch, capsys):
     assert "30.00% !" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("precision", "first", "expected"), [("fp32", 0.5, 0.99), ("bf16", 1.0, 0.9), ("bf16", 0.5, 0.4)]
+)
+def test_bfloat16_may_differ_as_the_first_run_in_it_does(precision, first, expected):
+    assert gpu.least_share(precision, first) == pytest.approx(expected)
+
+
 def test_both_networks_are_given_the_same_weights():
     subject = gpu_runs.Subject("resnet50-fpn", CPU)
     ours = subject.ours()
