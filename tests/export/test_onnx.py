@@ -188,7 +188,7 @@ def test_reduced_files_find_nearly_the_same(made):
     told = []
     variants = {
         "fp16": to_half(onnx.ModelProto.FromString(proto.SerializeToString())),
-        "int8": to_int8(proto, images, exported.prepare, lambda: told.append(1)),
+        "int8": to_int8(proto, images, lambda photo: exported.prepare([photo]), lambda: told.append(1)),
     }
     assert len(told) == 3
     batch = exported.prepare(images)

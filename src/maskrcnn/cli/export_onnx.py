@@ -14,10 +14,11 @@ from maskrcnn.evaluation import EvaluationResult
 from maskrcnn.evaluation import evaluate as measure
 from maskrcnn.export.agreement import Agreement
 from maskrcnn.export.check import check_folder, compare, compare_photos, images_to_check, require_same
+from maskrcnn.export.exported import ExportedModel
 from maskrcnn.export.graph import Dynamic, Sizes, choose_sizes
 from maskrcnn.export.onnx import check_packages
 from maskrcnn.export.onnx.options import Precision, check_opset
-from maskrcnn.images import image_files, prepare
+from maskrcnn.images import image_files
 from maskrcnn.model import MaskRCNN
 from maskrcnn.prediction import Predictor
 from maskrcnn.progress import Reporter
@@ -54,6 +55,7 @@ class OnnxJob:
 
 def to_onnx(model: MaskRCNN, job: OnnxJob, report: Reporter) -> dict[str, Any]:
     """Write the file and return what the command tells of it."""
+    from maskrcnn.export.onnx.runtime import OnnxModel
     from maskrcnn.export.onnx.write import build, describe, write
 
     config = model.config
@@ -74,7 +76,7 @@ def to_onnx(model: MaskRCNN, job: OnnxJob, report: Reporter) -> dict[str, Any]:
         if job.check:
             told["check"] = str(_checked(proto, model, job))
         bar.advance("reducing and writing")
-        proto = _reduced(proto, model, job, report)
+        proto = _reduced(proto, OnnxModel(config, sizes, session=None), job, report)
         if job.preprocessing:
             from maskrcnn.export.onnx.with_photo import with_photo
 
@@ -116,8 +118,8 @@ def _checked(proto: Any, model: MaskRCNN, job: OnnxJob) -> Agreement:
     return found
 
 
-def _reduced(proto: Any, model: MaskRCNN, job: OnnxJob, report: Reporter) -> Any:
-    """Return the graph in the precision that is wanted."""
+def _reduced(proto: Any, exported: ExportedModel, job: OnnxJob, report: Reporter) -> Any:
+    """Return the graph in the precision that is wanted; `exported` knows what input it takes."""
     from maskrcnn.export.onnx import precision
 
     if job.precision == "fp16":
@@ -125,8 +127,9 @@ def _reduced(proto: Any, model: MaskRCNN, job: OnnxJob, report: Reporter) -> Any
     if job.precision == "int8":
         assert job.calibrate is not None
         photos = [str(path) for path in image_files([job.calibrate])[: precision.MOST_CALIBRATION_PHOTOS]]
+        count = 1 if exported.sizes.any_batch else exported.sizes.batch
         with report.bar("calibrating", len(photos)) as bar:
-            return precision.to_int8(proto, photos, lambda some: prepare(some, model.config.image), bar.advance)
+            return precision.to_int8(proto, photos, lambda photo: exported.prepare([photo] * count), bar.advance)
     return proto
 
 
@@ -169,4 +172,5 @@ def _tell(told: dict[str, Any], job: OnnxJob, report: Reporter) -> None:
     if "evaluation" in told:
         network, file, lost = (told["evaluation"][key] for key in ("network", "file", "lost"))
         for kind in network:
-            report.say(f"{kind} AP: {network[kind]:.1f} float32, {file[kind]:.1f} in the file, {lost[kind]:+.2f} lost.")
+            change = f"{abs(lost[kind]):.2f} {'lost' if lost[kind] >= 0 else 'won'}"
+            report.say(f"{kind} AP: {network[kind]:.2f} of the network, {file[kind]:.2f} of the file, {change}.")

@@ -48,7 +48,7 @@ def _in_half(node: Any) -> bool:
 def to_int8(
     proto: Any,
     photos: Sequence[ImageLike],
-    prepare: Callable[[Sequence[ImageLike]], ImageBatch],
+    prepare: Callable[[ImageLike], ImageBatch],
     tell: Callable[[], None],
 ) -> Any:
     """Return the graph with layers in 8 bits (QDQ), each channel of weights with a scale of its own.
@@ -56,7 +56,7 @@ def to_int8(
     Args:
         proto: the graph.
         photos: the ranges of what lies between layers are what these give, at most 100 of them.
-        prepare: makes the network's input of some of them.
+        prepare: makes the network's input of one of them.
         tell: is called after each.
     """
     quantization: Any = import_module("onnxruntime.quantization")
@@ -95,7 +95,7 @@ def _Reader(  # noqa: N802 - it stands for a class, whose base is known only whe
     base: Any,
     proto: Any,
     photos: Sequence[ImageLike],
-    prepare: Callable[[Sequence[ImageLike]], ImageBatch],
+    prepare: Callable[[ImageLike], ImageBatch],
     tell: Callable[[], None],
 ) -> Any:
     """Return what gives the quantiser one input after the other."""
@@ -113,12 +113,12 @@ def _Reader(  # noqa: N802 - it stands for a class, whose base is known only whe
 def _inputs(
     proto: Any,
     photos: Sequence[ImageLike],
-    prepare: Callable[[Sequence[ImageLike]], ImageBatch],
+    prepare: Callable[[ImageLike], ImageBatch],
     tell: Callable[[], None],
 ) -> Iterator[dict[str, np.ndarray]]:
     wanted = {value.name for value in proto.graph.input}
     for photo in list(photos)[:MOST_CALIBRATION_PHOTOS]:
-        batch = prepare([photo])
+        batch = prepare(photo)
         feeds = {"images": batch.tensor, "sizes": batch.sizes, "offsets": batch.starts}
         yield {name: tensor.numpy() for name, tensor in feeds.items() if name in wanted}
         tell()

@@ -77,7 +77,7 @@ def open_session(path: str | Path, threads: int | None = None, providers: Sequen
         raise InputError(f"This onnxruntime has no {unknown[0]}; it has {', '.join(known)}.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as e:  # noqa: BLE001 - it raises whatever it trips over
