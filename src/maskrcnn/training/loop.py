@@ -30,7 +30,7 @@ from maskrcnn.training.checkpoint import Progress, load_checkpoint, save_checkpo
 from maskrcnn.training.folder import BEST, CHECKPOINT, EVALUATION, RUN, WEIGHTS, prepare_folder
 from maskrcnn.training.loader import Batch, Order, TrainingItems, dead_readers_told, read, training_batches
 from maskrcnn.training.log import RunLog
-from maskrcnn.training.machine import accelerator, interrupts_held_back, unwrap, unwrapped
+from maskrcnn.training.machine import accelerator, interrupts_held_back, memory_layout, unwrap, unwrapped
 from maskrcnn.training.options import TrainOptions
 
 
@@ -130,8 +130,8 @@ class _Run:
         if self.main:
             prepare_folder(self.folder, resume)
         self.accelerator.wait_for_everyone()
-        # Channels last is how convolutions want them.
-        self.model.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = memory_layout(self.accelerator.device, self.options.precision)
+        self.model.to(self.accelerator.device, memory_format=self.layout)  # type: ignore[call-overload]
         start = self._resume() if resume else 0
         if start:
             self.reporter.say(f"Resuming after step {start} of {self.total}.")
@@ -201,7 +201,7 @@ class _Run:
             group["lr"] = rate
         device = self.accelerator.device
         images, targets = batch.images.to(device), batch.targets.to(device)
-        images = images._replace(tensor=images.tensor.contiguous(memory_format=torch.channels_last))
+        images = images._replace(tensor=images.tensor.contiguous(memory_format=self.layout))
         traced = log if log is not None and log.has_board and self._trace_due(step) else None
         stages: dict[str, Tensor] = {}
         with recording(stages) if traced is not None else nullcontext():
