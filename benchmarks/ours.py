@@ -16,7 +16,6 @@ from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.nms import nms
 from maskrcnn.roi_align import FlatPyramid, assign_levels, roi_align
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, TargetBatch
-from maskrcnn.training.machine import memory_layout
 from worker import Build, Case, checksum, detection_figures, serve
 
 Tensors = Mapping[str, Tensor]
@@ -64,11 +63,9 @@ def train(batch: int, bfloat16: bool = False) -> Build:
 
     def build(inputs: Tensors, weights: Tensors) -> Case:
         model = _model(weights).train()
-        layout = memory_layout(torch.device("cpu"), "bf16" if bfloat16 else "fp32")
-        model.to(memory_format=layout)  # type: ignore[call-overload]
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-7, momentum=0.9)  # so small that every step is the same work
-        images = inputs["images"][:batch].contiguous(memory_format=layout).clone()
+        images = inputs["images"][:batch].clone()
         boxes, labels = inputs["target_boxes"][:batch], inputs["target_labels"][:batch] - 1
         valid = torch.ones(labels.shape, dtype=torch.bool)
         targets = TargetBatch(boxes.clone(), labels, inputs["target_masks"][:batch].clone(), valid)

@@ -130,7 +130,7 @@ class _Run:
         if self.main:
             prepare_folder(self.folder, resume)
         self.accelerator.wait_for_everyone()
-        self.layout = memory_layout(self.accelerator.device, self.options.precision)
+        self.layout = memory_layout(self.accelerator.device)
         self.model.to(self.accelerator.device, memory_format=self.layout)  # type: ignore[call-overload]
         start = self._resume() if resume else 0
         if start:
