@@ -35,6 +35,7 @@ from rich.table import Table
 from torch import Tensor
 
 from maskrcnn import Config, MaskRCNN, TargetBatch
+from maskrcnn.evaluation import coco_results
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.rle import paste_rles
 from worker import peak, reset_peak, resident, settle_allocator
@@ -87,11 +88,11 @@ AXES = {
     "proposals": "proposals",
 }
 KINDS = {"inference": "inference", "training": "training step", "pixels": "masks as pixels", "rle": "as run lengths"}
-PASTES = ("objects", "quarters", "whole")
-PASTE_NAMES = {
-    "objects": "objects of 60 to 1,500 pixels",
-    "quarters": "a quarter of the photo each",
-    "whole": "the whole photo each",
+PASTES = {
+    "objects": "pasting objects of 60 to 1,500 pixels",
+    "quarters": "pasting a quarter of the photo each",
+    "whole": "pasting the whole photo each",
+    "predict": "from the photo to COCO's results",
 }
 
 
@@ -194,7 +195,9 @@ def work_of(curve: str, value: int, preset: str) -> Work:
 
 
 def paste_work(kind: str, way: str) -> Work:
-    """Return the pasting of 100 masks on a large photo."""
+    """Return the pasting of 100 masks on a large photo, or all that `maskrcnn predict` does but for the picture."""
+    if kind == "predict":
+        return predict_work(way)
     generator = torch.Generator().manual_seed(0)
     photo = torch.tensor([PHOTO[1], PHOTO[0]])
     share = {"quarters": 0.5, "whole": 1.0}.get(kind)
@@ -206,6 +209,19 @@ def paste_work(kind: str, way: str) -> Work:
     masks = (3 - 3.6 * (x**2 + y**2) + noise[:, 0]).sigmoid()  # uneven discs, as objects are
     paste: Callable[..., object] = paste_rles if way == "rle" else paste_masks
     return lambda: paste(masks, boxes, PHOTO)
+
+
+def predict_work(way: str) -> Work:
+    """Return the whole way from a large photo to 100 detections in COCO's results format."""
+    model = network("small-fpn", box__detections_per_image=100, box__score_threshold=0.0)
+    photo = np.random.default_rng(0).integers(0, 256, (*PHOTO, 3), np.uint8)
+
+    def run() -> object:
+        [found] = model.predict(photo, 0.0, masks=way)  # type: ignore[arg-type]
+        assert len(found) == 100
+        return coco_results(found, 0)
+
+    return run
 
 
 # Rounds of processes
@@ -304,15 +320,15 @@ def curve_table(curves: Sequence[Curve], results: Mapping[str, Mapping[str, Any]
 
 def paste_table(found: Mapping[tuple[str, int], Mapping[str, float]]) -> Table:
     """Return a table of pasting on a large photo."""
-    table = Table(title=f"pasting 100 masks on a photo of {PHOTO[1]:,} × {PHOTO[0]:,} pixels")
-    for heading in ("masks", "run lengths", "memory", "pixels", "memory"):
-        table.add_column(heading, justify="left" if heading == "masks" else "right")
+    table = Table(title=f"100 masks on a photo of {PHOTO[1]:,} × {PHOTO[0]:,} pixels")
+    for heading in ("", "run lengths", "memory", "pixels", "memory"):
+        table.add_column(heading, justify="right" if heading else "left")
     for kind in PASTES:
         cells = []
         for way in ("rle", "pixels"):
             cost = found[f"paste {kind} {way}", 0]
             cells += [f"{1e3 * cost['seconds']:,.0f} ms", f"{cost['megabytes']:,.0f} MB"]
-        table.add_row(PASTE_NAMES[kind], *cells)
+        table.add_row(PASTES[kind], *cells)
     return table
 
 

@@ -38,8 +38,9 @@ def in_folder(tmp_path, monkeypatch):
 
 def export_if_spoken_of(code):
     """Write the exported file that a document loads; in a process without shape checks, which tracing cannot pass."""
-    for name in re.findall(r'load_exported\("(model\.\w+)"\)', code):
-        options = ["--no-compile"] if name.endswith(".pt2") else []
+    options_of = {"model.pt2": ["--no-compile"], "photo.onnx": ["--with-preprocessing", "--paste-masks"]}
+    for name in re.findall(r'(?:load_exported|InferenceSession)\("(\w+\.\w+)"', code):
+        options = options_of.get(name, [])
         command = [sys.executable, "-m", "maskrcnn", "export", "weights.safetensors", "-o", name, "--quiet", *options]
         subprocess.run(command, check=True)
 
