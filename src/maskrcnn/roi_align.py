@@ -181,7 +181,7 @@ def roi_pool(
         span = (begin[chunk, :, :, None] + step).minimum(end[chunk, :, :, None] - 1).clamp(min=0)
         index = part.cells(span[:, 1], span[:, 0])
         filled = (end > begin)[chunk].to(pyramid.table.dtype)
-        maxima = F.embedding_bag(index, pyramid.table, mode="max")
+        maxima = F.embedding_bag(index.reshape(-1), pyramid.table, _begins(index), mode="max")
         maxima = maxima * (filled[:, 1, :, None] * filled[:, 0, None, :]).reshape(-1, 1)
         parts.append((chunk, maxima.reshape(part.base.shape[0], output_size**2, pyramid.table.shape[1])))
     return _as_crops(_in_order(parts), output_size)
@@ -268,7 +268,8 @@ class _RoIs(NamedTuple):
         """Return the table rows of every (row, column) pair of every bin."""
         width = self.extent[:, 0, None, None]
         lines = (self.base[:, None, None] + rows * width).int()[:, :, None, :, None]
-        return (lines + cols.int()[:, None, :, None, :]).reshape(-1, rows.shape[-1] * cols.shape[-1])
+        bags = rows.shape[0] * rows.shape[1] * cols.shape[1]
+        return (lines + cols.int()[:, None, :, None, :]).reshape(bags, rows.shape[-1] * cols.shape[-1])
 
 
 class _Samples(NamedTuple):
@@ -335,7 +336,9 @@ class _TableSums(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(index, weight)
         ctx.rows = table.shape[0]
-        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+        return F.embedding_bag(
+            index.reshape(-1), table, _begins(index), mode="sum", per_sample_weights=weight.reshape(-1)
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -347,6 +350,11 @@ class _TableSums(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         summed = F.embedding_bag(bags, gradient, offsets.to(index.dtype), mode="sum", per_sample_weights=weights)
         return summed, None, None
+
+
+def _begins(index: Int[Tensor, "bags k"]) -> Int[Tensor, " bags"]:
+    """Return where the bags of a table of indices begin; `embedding_bag` finds out too, but not how many they are."""
+    return torch.arange(index.shape[0], device=index.device, dtype=index.dtype) * index.shape[1]
 
 
 def _by_size(
@@ -381,4 +389,4 @@ def _in_order(parts: list[tuple[Any, Tensor]]) -> Tensor:
 
 
 def _as_crops(sums: Tensor, bins: int) -> Float[Tensor, "R C bins bins"]:
-    return sums.reshape(-1, bins, bins, sums.shape[-1]).permute(0, 3, 1, 2)
+    return sums.reshape(sums.shape[0], bins, bins, sums.shape[-1]).permute(0, 3, 1, 2)
