@@ -54,13 +54,20 @@ class Predictor(ABC):
         masks: MaskForm = "pixels",
     ) -> list[Detections]:
         """Return what is found in each image, as `MaskRCNN.predict` does."""
-
-        def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
-            batch = self.prepare(photos, first)
-            return unbatch(self.detect(batch), batch, self.config, score_threshold, masks)
-
         check_mask_form(masks)
-        return in_batches(run, images, score_threshold, batch_size)
+        return in_batches(
+            lambda photos, first: self.found_in(photos, first, score_threshold, masks),
+            images,
+            score_threshold,
+            batch_size,
+        )
+
+    def found_in(
+        self, photos: Sequence[ImageLike], first: int, score_threshold: float, masks: MaskForm
+    ) -> list[Detections]:
+        """Return what is found in the photos of one batch, whose first has the number `first` in messages."""
+        batch = self.prepare(photos, first)
+        return unbatch(self.detect(batch), batch, self.config, score_threshold, masks)
 
 
 def predict(

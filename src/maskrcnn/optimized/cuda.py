@@ -19,7 +19,7 @@ from maskrcnn.ops import boxes as box_ops
 from maskrcnn.optimized.captured import Buffers, Capture, Graphs, Pool, bucket, bucket_side, capture
 from maskrcnn.optimized.photos import prepare_on
 from maskrcnn.optimized.precision import POLICY, choose_dtype
-from maskrcnn.prediction import Predictor, check_mask_form, in_batches, unbatch
+from maskrcnn.prediction import Predictor, unbatch
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, MaskForm
 
 logger = logging.getLogger("maskrcnn")
@@ -91,24 +91,15 @@ class CudaModel(Predictor):
                 told = explain_out_of_memory(e, self.device, count, (height, width), self._probe)
         raise told
 
-    def predict(
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        score_threshold: float = 0.5,
-        batch_size: int = 1,
-        masks: MaskForm = "pixels",
+    def found_in(
+        self, photos: Sequence[ImageLike], first: int, score_threshold: float, masks: MaskForm
     ) -> list[Detections]:
-        """Return what is found in each image, as `MaskRCNN.predict` does; pixels of masks are pasted on the device."""
-
-        def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
-            batch = self.prepare(photos, first)
-            found = self.detect(batch)
-            if masks == "rle" or not self.config.masks:  # run lengths are made on the CPU
-                found, batch = fetched(found, batch)
-            return unbatch(found, batch, self.config, score_threshold, masks)
-
-        check_mask_form(masks)
-        return in_batches(run, images, score_threshold, batch_size)
+        """Return what is found in the photos of one batch; pixels of masks are pasted on the device."""
+        batch = self.prepare(photos, first)
+        found = self.detect(batch)
+        if masks == "rle" or not self.config.masks:  # run lengths are made on the CPU
+            found, batch = fetched(found, batch)
+        return unbatch(found, batch, self.config, score_threshold, masks)
 
     def _detected(self, images: ImageBatch) -> DetectionBatch:
         """Return what is found; where memory is short, once more without what other sizes' graphs hold."""

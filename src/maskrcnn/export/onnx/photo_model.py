@@ -16,7 +16,7 @@ from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.keypoints import read_heatmaps
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.rle import RLE, encode_masks, paste_rles
-from maskrcnn.prediction import Predictor, check_mask_form, in_batches
+from maskrcnn.prediction import Predictor
 from maskrcnn.structures import Detections, ImageBatch, MaskForm
 
 PHOTO = "photo"
@@ -34,23 +34,14 @@ class PhotoModel(Predictor):
         """Raise `InputError`: it takes photos, not what is prepared of them."""
         raise InputError("This file has its preprocessing inside; give photos to its predict.")
 
-    def predict(
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        score_threshold: float = 0.5,
-        batch_size: int = 1,
-        masks: MaskForm = "pixels",
+    def found_in(
+        self, photos: Sequence[ImageLike], first: int, score_threshold: float, masks: MaskForm
     ) -> list[Detections]:
-        """Return what is found in each image, as `MaskRCNN.predict` does; images go through the graph one by one."""
-
-        def run(photos: Sequence[ImageLike], first: int) -> list[Detections]:
-            return [
-                self._found_in(load_image(photo, f"images[{i}]"), score_threshold, masks)
-                for i, photo in enumerate(photos, first)
-            ]
-
-        check_mask_form(masks)
-        return in_batches(run, images, score_threshold, batch_size)
+        """Return what is found in the photos of one batch, which go through the graph one by one."""
+        return [
+            self._found_in(load_image(photo, f"images[{i}]"), score_threshold, masks)
+            for i, photo in enumerate(photos, first)
+        ]
 
     def _found_in(self, photo: np.ndarray, score_threshold: float, form: MaskForm) -> Detections:
         config = self.config
