@@ -24,7 +24,7 @@ from maskrcnn.errors import ConfigError
 from maskrcnn.heads import BoxHead, KeypointHead, MaskHead, SampledRoIs
 from maskrcnn.heads.box import Found
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops import for_onnx
+from maskrcnn.ops import stand_ins
 from maskrcnn.roi_align import FlatPyramid, RoIAlign, assign_levels
 from maskrcnn.rpn import RPN
 from maskrcnn.stages import is_recording, records_all_slots, stage
@@ -334,8 +334,8 @@ class MaskRCNN(nn.Module):
 
 def _filled(found: Found) -> Float[Tensor, "N run 4"]:
     """Return the boxes of the first slots, as many as masks are worth computing for."""
-    if for_onnx.exporting():
-        return for_onnx.filled_slots(found.boxes, found.valid)
+    if stand_ins.exporting():
+        return stand_ins.filled_slots(found.boxes, found.valid)
     return found.boxes[:, : _bucket(found.valid, all_slots=records_all_slots())]
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from maskrcnn.config import BoxCorners, RoIAlignConfig, RoIMethod
-from maskrcnn.ops import bilinear, for_onnx
+from maskrcnn.ops import bilinear, stand_ins
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.triton import usable
 
@@ -126,8 +126,8 @@ def roi_align(
         tensor([[1., 2.],
                 [1., 2.]])
     """
-    if for_onnx.exporting_to_onnx():
-        return for_onnx.roi_align(pyramid.maps, boxes, levels, pyramid.scales, output_size, sampling_ratio, aligned)
+    if stand_ins.exporting_to_onnx():
+        return stand_ins.roi_align(pyramid.maps, boxes, levels, pyramid.scales, output_size, sampling_ratio, aligned)
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.5 if aligned else 0.0)
     if not aligned:
         rois = rois._replace(sides=rois.sides.clamp(min=1.0))
@@ -160,8 +160,8 @@ def roi_pool(
     The RoI is rounded to whole cells and so is every bin, which then takes its maximum; a bin without
     cells gives 0. These roundings are what RoIAlign does away with.
     """
-    if for_onnx.exporting_to_onnx():
-        return for_onnx.roi_pool(pyramid.maps, boxes, levels, pyramid.scales, output_size)
+    if stand_ins.exporting_to_onnx():
+        return stand_ins.roi_pool(pyramid.maps, boxes, levels, pyramid.scales, output_size)
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.0)
     first = torch.floor(rois.start + 0.5)
     last = torch.floor(rois.start + rois.sides + 0.5)
@@ -217,7 +217,7 @@ def crop_and_resize(
         )
         return _as_crops(means, output_size)
     position = first[:, :, None] + number * step[:, :, None]  # [R, 2, bins], x and y
-    if for_onnx.exporting_to_onnx():
+    if stand_ins.exporting_to_onnx():
         return _crops_of_positions(pyramid, levels, position, last_cell)
     axes = []
     for axis in (1, 0):
@@ -247,7 +247,7 @@ def _crops_of_positions(
     half = (last - first) / (2 * max(bins - 1, 1))
     rois = torch.cat((first - half, last + half), dim=1) + 0.5  # aligned: it takes half a cell off
     scales = [1.0] * len(pyramid.maps)
-    crops = for_onnx.roi_align(pyramid.maps, rois.reshape(*levels.shape, 4), levels, scales, bins, 1, True)
+    crops = stand_ins.roi_align(pyramid.maps, rois.reshape(*levels.shape, 4), levels, scales, bins, 1, True)
     inside = ((position >= 0) & (position <= last_cell[..., None])).to(crops.dtype)
     return crops * (inside[:, 1, :, None] * inside[:, 0, None, :])[:, None]
 

@@ -14,7 +14,7 @@ from maskrcnn.config import BoxCorners, BoxHeadConfig
 from maskrcnn.layers import ConvNorm, init_layer, init_predictor
 from maskrcnn.matching import draw_sample, match
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops import for_onnx
+from maskrcnn.ops import stand_ins
 from maskrcnn.ops.nms import nms
 from maskrcnn.stages import is_recording, stage
 from maskrcnn.structures import ImageBatch, Proposals, TargetBatch
@@ -165,8 +165,8 @@ def _candidates(
 
     They are a fixed number or, on an eager CPU and in ONNX, whose shapes may depend on values, all that score enough.
     """
-    if for_onnx.exporting():
-        return for_onnx.top_above(scores, config.score_threshold, at_least)
+    if stand_ins.exporting():
+        return stand_ins.top_above(scores, config.score_threshold, at_least)
     wanted = max(config.candidates, at_least)
     if not torch.compiler.is_compiling() and scores.device.type == "cpu" and len(scores):
         wanted = max(wanted, int((scores > config.score_threshold).sum(1).max()))

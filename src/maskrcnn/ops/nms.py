@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops import for_onnx
+from maskrcnn.ops import stand_ins
 from maskrcnn.ops.triton import usable
 
 BLOCK = 1024
@@ -32,8 +32,8 @@ def nms(
         >>> nms(row, torch.ones(1, 3, dtype=torch.bool), threshold=0.5)
         tensor([[ True, False,  True]])
     """
-    if for_onnx.exporting():
-        return for_onnx.nms(boxes, valid, threshold, groups)
+    if stand_ins.exporting():
+        return stand_ins.nms(boxes, valid, threshold, groups, enough)
     if usable(boxes, boxes):
         from maskrcnn.ops.triton.nms import nms as twin
 

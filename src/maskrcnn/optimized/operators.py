@@ -14,8 +14,8 @@ from maskrcnn.ops.nms import sweep
 _BODIES = torch.library.Library("maskrcnn", "IMPL")  # type: ignore[no-untyped-call]
 
 
-def _nms(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    return sweep(boxes, valid, threshold, groups)
+def _nms(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None, enough: int | None) -> Tensor:
+    return sweep(boxes, valid, threshold, groups, enough)
 
 
 def _top_above(scores: Tensor, threshold: float, at_least: int) -> tuple[Tensor, Tensor]:

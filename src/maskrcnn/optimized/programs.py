@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskrcnn.errors import WriteError
-from maskrcnn.ops.for_onnx import tracing_by_value
+from maskrcnn.ops.stand_ins import tracing_by_value
 from maskrcnn.optimized.halves import FirstHalf, SecondHalf
 from maskrcnn.optimized.precision import processor
 

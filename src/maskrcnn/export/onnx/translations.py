@@ -1,4 +1,4 @@
-"""How the steps of `maskrcnn.ops.for_onnx` are written in ONNX's standard operators.
+"""How the steps of `maskrcnn.ops.stand_ins` are written in ONNX's standard operators.
 
 They are exact twins of the PyTorch code: NonMaxSuppression and RoiAlign round as it does, and where a choice of
 order is left to them it is made for them.
@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
-from maskrcnn.ops import for_onnx  # noqa: F401  registers the operators
+from maskrcnn.ops import stand_ins  # noqa: F401  registers the operators
 
 TILE, TILES = 64, 1024
 """Side of a tile in input pixels, and how many of them there are at most along a side."""
@@ -42,7 +42,7 @@ def _range(count: Value) -> Value:
     return op.Range(_number(0), op.Squeeze(count), _number(1))
 
 
-def nms(boxes: Value, valid: Value, threshold: float, groups: Value | None = None) -> Value:
+def nms(boxes: Value, valid: Value, threshold: float, groups: Value | None = None, enough: int | None = None) -> Value:
     """Boxes come best first, so their scores are R, R − 1, … 1, and 0 for what is not valid, which is no candidate."""
     count = _size(valid, 1)
     rank = op.Cast(op.Sub(count, _range(count)), to=ir.DataType.FLOAT)

@@ -23,7 +23,7 @@ from maskrcnn.export.onnx.options import DEFAULT_OPSET, check_opset
 from maskrcnn.export.onnx.runtime import ABOUT
 from maskrcnn.files import replacing
 from maskrcnn.model import MaskRCNN
-from maskrcnn.ops.for_onnx import tracing_for_onnx
+from maskrcnn.ops.stand_ins import tracing_for_onnx
 
 LARGEST = 1_900_000_000
 """Bytes of weights beyond which they go into a file of their own: a protobuf file holds 2^31 at most."""

@@ -1,7 +1,8 @@
-"""Steps for which ONNX has an operator of its own: what stands in their place while the network is exported to it.
+"""Operators that stand in for steps of the network while it is traced for a program that need not have fixed shapes.
 
-Each is an operator without a body. Its shape is known here, and its translation in
-`maskrcnn.export.onnx.translations`. The code that they stand for asks `exporting()`.
+ONNX has operators of its own for these steps: `maskrcnn.export.onnx.translations`. A program for a CPU of this machine
+calls back what an eager run does: `maskrcnn.optimized.operators`. Here are their shapes alone. The code that they
+stand for asks `exporting()`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 _LIBRARY: Any = torch.library.Library("maskrcnn", "DEF")  # type: ignore[no-untyped-call]
 _shape_of: Any = torch.library.register_fake
-_LIBRARY.define("nms(Tensor boxes, Tensor valid, float threshold, Tensor? groups) -> Tensor")
+_LIBRARY.define("nms(Tensor boxes, Tensor valid, float threshold, Tensor? groups, int? enough) -> Tensor")
 _LIBRARY.define(
     "roi_align(Tensor[] maps, Tensor boxes, Tensor levels, float[] scales, int output_size, int sampling_ratio, "
     "bool aligned) -> Tensor"
@@ -60,9 +61,9 @@ def tracing_by_value() -> Iterator[None]:
         _tracing.pop()
 
 
-def nms(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+def nms(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None, enough: int | None) -> Tensor:
     """Return a stand-in for `maskrcnn.ops.nms.nms`."""
-    return _operators().nms(boxes, valid, threshold, groups)
+    return _operators().nms(boxes, valid, threshold, groups, enough)
 
 
 def roi_align(
@@ -100,7 +101,7 @@ def _operators() -> Any:
 
 
 @_shape_of("maskrcnn::nms")  # type: ignore[untyped-decorator]
-def _nms_shape(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+def _nms_shape(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None, enough: int | None) -> Tensor:
     return torch.empty_like(valid)
 
 
