@@ -4,7 +4,8 @@ Every point is a fresh process, so that none profits from memory that another ha
 curves are visited in a shuffled order, several rounds of it, and medians are taken. Memory is the process's peak
 resident size above what it holds once weights and input are loaded. Time is the processor's, of one thread: unlike the
 clock's it hardly depends on what else the machine does. The weights are random, from a fixed seed, with
-predictors strong enough that every run finds as many objects as it may.
+predictors strong enough that every run finds as many objects as it may. As on the command line, freed memory is kept
+for what comes next (maskrcnn.allocator), unless --give-back is asked for.
 
 The growth of a curve is its slope on logarithmic axes over the last three points: 1 is linear, less is better. What a
 run costs anyway makes it less than 1; tests/test_scaling.py counts what is left when that is taken off.
@@ -35,6 +36,7 @@ from rich.table import Table
 from torch import Tensor
 
 from maskrcnn import Config, MaskRCNN, TargetBatch
+from maskrcnn.allocator import keep_freed_memory
 from maskrcnn.evaluation import coco_results
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.rle import paste_rles
@@ -238,11 +240,11 @@ def points(curves: Sequence[Curve], with_pastes: bool, rounds: int) -> Iterator[
         yield from shuffled
 
 
-def in_a_process(point: tuple[str, int], preset: str) -> dict[str, float]:
+def in_a_process(point: tuple[str, int], preset: str, give_back: bool) -> dict[str, float]:
     """Return what a fresh process measures at a point."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASKRCNN_SHAPE_CHECKS": "0"}
     command = [sys.executable, "-W", "ignore", str(HERE / "scaling.py"), "--point", json.dumps(point)]
-    command += ["--preset", preset]
+    command += ["--preset", preset, *(["--give-back"] if give_back else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{point[0]} at {point[1]} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
@@ -250,14 +252,14 @@ def in_a_process(point: tuple[str, int], preset: str) -> dict[str, float]:
 
 
 def collect(
-    every: Sequence[tuple[str, int]], preset: str, progress: Progress
+    every: Sequence[tuple[str, int]], preset: str, give_back: bool, progress: Progress
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Return the medians of every point over all rounds."""
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     bar = progress.add_task("measuring", total=len(every))
     for point in every:
         progress.update(bar, description=f"{point[0]} {point[1] or ''}")
-        runs.setdefault(point, []).append(in_a_process(point, preset))
+        runs.setdefault(point, []).append(in_a_process(point, preset, give_back))
         progress.advance(bar)
     return {
         point: {name: statistics.median(r[name] for r in found) for name in ("seconds", "megabytes")}
@@ -341,6 +343,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[*AXES, "paste"], default=[*AXES, "paste"], help="what to vary")
     parser.add_argument("--preset", default="small-fpn", help="the network (default small-fpn)")
     parser.add_argument("--rounds", type=int, default=3, help="processes per point (default 3)")
+    parser.add_argument("--give-back", action="store_true", help="let the C library return freed memory to the system")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves, as .svg or .png")
     parser.add_argument("--point", help=argparse.SUPPRESS)
@@ -349,6 +352,8 @@ def main() -> int:
         parser.error("--rounds must be at least 1")
     if options.point:
         torch.set_num_threads(1)
+        if not options.give_back:
+            keep_freed_memory()
         name, value = json.loads(options.point)
         words = name.split()
         work = paste_work(*words[1:]) if words[0] == "paste" else work_of(name, value, options.preset)
@@ -360,7 +365,7 @@ def main() -> int:
     console = Console()
     try:
         with Progress(console=console, transient=True) as progress:
-            found = collect(every, options.preset, progress)
+            found = collect(every, options.preset, options.give_back, progress)
     except RuntimeError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

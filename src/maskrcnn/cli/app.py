@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from maskrcnn import __version__
+from maskrcnn.allocator import keep_freed_memory
 from maskrcnn.cli.convert import convert
 from maskrcnn.cli.demo import demo
 from maskrcnn.cli.draw import draw
@@ -71,6 +72,7 @@ for command in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 (it failed) or 2 (it was asked wrongly)."""
+    keep_freed_memory()
     console = Console(stderr=True)
     logging.basicConfig(
         level=logging.WARNING,
