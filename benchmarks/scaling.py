@@ -187,9 +187,13 @@ def work_of(curve: str, value: int, preset: str) -> Work:
         }
         model = network(preset, 10, box__detections_per_image=value, **fields)
         photo = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-        found = model.predict(photo, 0.0, masks=kind)[0]  # type: ignore[arg-type]
-        assert len(found) == value, f"{len(found)} of {value} detections found"
-        return lambda: model.predict(photo, 0.0, masks=kind)  # type: ignore[arg-type]
+
+        def predict() -> object:
+            [found] = model.predict(photo, 0.0, masks=kind)  # type: ignore[arg-type]
+            assert len(found) == value, f"{len(found)} of {value} detections found"
+            return found
+
+        return predict
     if axis == "proposals":
         model = network(preset, rpn__pre_nms_top_n=value, rpn__post_nms_top_n=value, rpn__nms_threshold=0.95)
         return inference(model, images)

@@ -55,7 +55,7 @@ at::Tensor read_ppm(const std::string& path) {
   file >> magic;
   width = next(), height = next(), most = next();
   if (!file || magic != "P6" || most != 255 || width < 1 || height < 1)
-    throw std::runtime_error(path + " is not a PPM photo (P6, 8 bits); make one with: convert photo.jpg photo.ppm");
+    throw std::runtime_error(path + " is not a PPM photo (P6, 8 bits); make one with: convert photo.jpg -auto-orient photo.ppm");
   file.ignore(1);
   at::Tensor pixels = at::empty({height, width, 3}, at::kByte);
   file.read(static_cast<char*>(pixels.data_ptr()), pixels.numel());
@@ -95,8 +95,10 @@ at::Tensor pad(const at::Tensor& image, const Metadata& about) {
   const auto input = about.list<int64_t>("input");  // batch, height, width
   const bool any_size = about.text("dynamic") == "size" || about.text("dynamic") == "both";
   const auto divisor = about.list<int64_t>("size_divisor").at(0), least = about.list<int64_t>("least_side").at(0);
+  const bool square = about.text("padding").rfind("square", 0) == 0;
   auto padded = [&](int64_t side, int64_t fixed) {
-    const int64_t up = any_size ? std::max(least, (side + divisor - 1) / divisor * divisor) : fixed;
+    const int64_t wanted = square ? static_cast<int64_t>(about.number("max_size")) : side;
+    const int64_t up = any_size ? std::max(least, (wanted + divisor - 1) / divisor * divisor) : fixed;
     if (side > up)
       throw std::runtime_error("the photo has a side of " + std::to_string(side) +
                                " pixels once resized; the file takes " + std::to_string(up));

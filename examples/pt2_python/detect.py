@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 MARK = "maskrcnn."
 """Begins the names of what the file tells."""
@@ -41,7 +41,7 @@ def prepare(photo: torch.Tensor, about: dict[str, str]) -> torch.Tensor:
 
 def pad(image: torch.Tensor, about: dict[str, str]) -> torch.Tensor:
     """Return the image at the top left of an input of the size that the file was made for."""
-    if "corner mean" not in about["padding"]:
+    if not about["padding"].endswith("corner mean"):
         raise SystemExit(
             f"This example pads right and below, with the mean colour; the network wants {about['padding']}."
         )
@@ -49,7 +49,8 @@ def pad(image: torch.Tensor, about: dict[str, str]) -> torch.Tensor:
     divisor, least = int(about["size_divisor"]), int(about["least_side"])
     height, width = fixed
     if about["dynamic"] in ("size", "both"):
-        height, width = (max(least, -(-side // divisor) * divisor) for side in image.shape[1:])
+        wanted = [int(about["max_size"])] * 2 if about["padding"].startswith("square") else image.shape[1:]
+        height, width = (max(least, -(-side // divisor) * divisor) for side in wanted)
     if image.shape[1] > height or image.shape[2] > width:
         raise SystemExit(f"The photo is {list(image.shape[1:])} once resized, and the file takes {fixed}.")
     padded = image.new_zeros(1 if about["dynamic"] in ("batch", "both") else batch, 3, height, width)
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--least-score", type=float, default=0.5)
     given = parser.parse_args()
     with Image.open(given.photo) as picture:
-        rgb = picture.convert("RGB")
+        rgb = ImageOps.exif_transpose(picture).convert("RGB")  # phones note which way up a photo is
     pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3)
     for one in detect(given.model, pixels.permute(2, 0, 1).float(), given.least_score):
         mask = "" if one["mask_logits"] is None else f"  {int((one['mask_logits'] > 0).sum())}"

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import struct
 import zipfile
 
 import pytest
@@ -13,7 +14,7 @@ from maskrcnn.export import pt2
 from maskrcnn.export.check import compare
 from maskrcnn.export.graph import choose_sizes
 from maskrcnn.export.pt2 import check_compiler, compiled_path, write_compiled, write_program
-from maskrcnn.export.pt2_check import check_program
+from maskrcnn.export.pt2_check import checked_copy
 from maskrcnn.export.pt2_model import load_pt2
 from tiny import tiny_data, tiny_model
 
@@ -176,11 +177,27 @@ def size(expression):
 
 
 def tree(name):
-    def change(values):
-        signature = values["graph_module"]["module_call_graph"][0]["signature"]
-        signature["in_spec"] = signature["in_spec"].replace("builtins.tuple", name)
+    return spec(lambda text: text.replace("builtins.tuple", name))
 
-    return of_json(change)
+
+def spec(change):
+    def changed(values):
+        signature = values["graph_module"]["module_call_graph"][0]["signature"]
+        signature["in_spec"] = change(signature["in_spec"])
+
+    return of_json(changed)
+
+
+def branch(**fields):
+    """A structure of inputs with a branch of one's own."""
+    return spec(lambda text: json.dumps([1, {"type": "builtins.dict", "context": "[]", "children_spec": [], **fields}]))
+
+
+def guard(text):
+    return of_json(lambda v: v["guards_code"].append(text))
+
+
+ENUM = json.dumps({"__enum__": True, "fqn": "ctypes:cdll", "name": "./stranger.so"})
 
 
 GRAPH, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
@@ -208,13 +225,27 @@ EVIL = "__import__('os').system('echo a stranger ran this')"
             of_json(lambda v: v["range_constraints"].update({EVIL: {"min_val": 1, "max_val": 2}})),
             "the size .__i",
         ),
-        (GRAPH, of_json(lambda v: v["guards_code"].append(EVIL)), "guards_code .__import__"),
+        (GRAPH, size("Pow(Integer(9), Pow(Integer(9), Integer(9)))"), "expr_str 'Pow"),
+        (GRAPH, size("Mul([Integer(0)], 99999999999)"), "expr_str 'Mul"),
+        (GRAPH, guard(EVIL), "guards_code .__import__"),
+        (GRAPH, guard("L['images'].size() * 99999999999"), "guards_code "),
+        (GRAPH, guard("L['images'].tolist()[0] == 0"), "guards_code "),
         (GRAPH, tree("collections.namedtuple"), "in_spec "),
+        (
+            GRAPH,
+            spec(lambda text: text.replace('"type"', r'"\u0074ype"').replace("builtins.tuple", "os.x")),
+            "in_spec ",
+        ),
+        (GRAPH, branch(context=ENUM), "in_spec "),
+        (GRAPH, branch(context=[ENUM]), "in_spec "),
+        (GRAPH, branch(context="[{}]"), "in_spec "),
         (GRAPH, of_json(lambda v: v.update(unknown="text")), "unknown 'text'"),
     ],
     ids=[
         *("inputs", "pickled weight", "object as weight", "old weights", "object", "function", "operator", "attribute"),
-        *("name", "metadata", "size", "attribute of a size", "endless size", "range", "guard", "tree", "unknown key"),
+        *("name", "metadata", "size", "attribute of a size", "endless size", "range", "tower of powers", "list"),
+        *("guard", "endless guard", "method in a guard", "tree", "escaped tree", "object in a tree", "nested object"),
+        *("keys that are objects", "unknown key"),
     ],
 )
 def test_a_program_with_more_than_a_network_in_it_is_refused(rewritten, capfd, part, change, told):
@@ -224,6 +255,72 @@ def test_a_program_with_more_than_a_network_in_it_is_refused(rewritten, capfd, p
         load_pt2(rewritten(**{part: change}))
     assert re.search(told, str(e.value)) and "\n" not in str(e.value)
     assert "stranger" not in capfd.readouterr().out
+
+
+def two_in_one(first, second):
+    """An archive that torch's reader takes for the first of two, and Python's for the second.
+
+    Both have as many entries and directories of one length. The end says where the first directory is; Python takes
+    the one that stands before the end, and moves all places by the difference.
+    """
+
+    def parts(data):
+        end = data.rindex(b"PK\5\6")
+        count, length, start = struct.unpack("<HII", data[end + 10 : end + 20])
+        return count, data[:start], data[start : start + length]
+
+    (count, files, directory), (others, other_files, other) = parts(first), parts(second)
+    assert count == others and len(directory) >= len(other)
+    last, spare = other.rindex(b"PK\1\2"), len(directory) - len(other)
+    other = bytearray(other[: last + 32] + struct.pack("<H", spare) + other[last + 34 :] + b"c" * spare)
+    base = len(files) + len(directory)
+    moved = base + len(other_files) - len(files)
+    place = other.find(b"PK\1\2")
+    while place >= 0:
+        at = struct.unpack("<I", other[place + 42 : place + 46])[0]
+        other[place + 42 : place + 46] = struct.pack("<I", base + at - moved)
+        place = other.find(b"PK\1\2", place + 46)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, count, count, len(directory), len(files), 0)
+    return files + directory + other_files + bytes(other) + end
+
+
+def archive(parts):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for name, data in parts.items():
+            file.writestr(name, data)
+    return stream.getvalue()
+
+
+def test_torch_is_given_nothing_that_another_reader_finds_in_a_file(exported, tmp_path, capfd):
+    """The older format, to which torch falls back where a program does not load, unpickles its weights."""
+    with zipfile.ZipFile(exported) as file:
+        shown = {info.filename: file.read(info) for info in file.infolist()}
+    weights = next(name for name in shown if name.endswith(WEIGHTS))
+    config = json.loads(shown[weights])
+    for entry in config["config"].values():
+        entry["tensor_meta"]["storage_offset"] = {"as_int": 10**6}  # so that it does not load
+    shown[weights] = json.dumps(config).encode()
+    root = weights.partition("/")[0]
+    version = ".".join(str(v) for v in json.loads(shown[f"{root}/{GRAPH}"])["schema_version"].values())
+    hidden = {"version": version.encode(), "serialized_exported_program.json": shown[f"{root}/{GRAPH}"]}
+    hidden |= {f"serialized_{part}.pt": pickled(b"") for part in ("state_dict", "constants", "example_inputs")}
+    hidden["x/extra/maskrcnn.json"] = shown[f"{root}/extra/maskrcnn.json"]
+    hidden |= {f"extra_files/{k}": b"" for k in range(len(shown) - len(hidden))}
+    path = tmp_path / "two.pt2"
+    path.write_bytes(two_in_one(archive(shown), archive(hidden)))
+    with pytest.raises(CheckpointError, match="since it holds packed parts, or more than fits in it"):
+        load_pt2(path)
+    assert "stranger" not in capfd.readouterr().out
+
+
+def test_a_packed_part_is_refused_before_it_is_unpacked(exported, tmp_path):
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match="since it holds packed parts"):
+        load_pt2(path)
 
 
 def test_a_trusted_program_is_loaded_as_it_is(rewritten):
@@ -236,7 +333,7 @@ def test_native_code_beside_a_program_makes_it_a_compiled_file(rewritten):
     with pytest.raises(InputError, match=r"is compiled: loading it runs native code .* give --trust \(trust=True\)"):
         load_pt2(path)
     with open(path, "rb") as file, pytest.raises(CheckpointError, match="data/aotinductor/model/x.so"):
-        check_program(file)
+        checked_copy(file)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +343,7 @@ def test_native_code_beside_a_program_makes_it_a_compiled_file(rewritten):
         (b"something else", "is no .pt2 file, or only a part of one"),
         ("half", "is no .pt2 file, or only a part of one"),
         ("bytes", "is no .pt2 file, or a damaged one|is damaged|cannot be loaded"),
-        ("torch.save", "is no .pt2 file, or a damaged one"),
+        ("torch.save", "was not written by maskrcnn export --format pt2"),
         ("another", "was not written by maskrcnn export --format pt2"),
     ],
     ids=["empty", "text", "truncated", "zeros within", "torch.save", "another program"],
@@ -283,10 +380,22 @@ def test_another_version_of_torch_is_told(rewritten):
         load_pt2(path)
 
 
-def test_what_a_file_tells_of_itself_is_checked(rewritten):
-    path = rewritten(**{"extra/maskrcnn.json": of_json(lambda v: v["configuration"].update(class_names=[]))})
-    with pytest.raises(CheckpointError, match="is damaged, or of another version of maskrcnn: .*class_names"):
-        load_pt2(path)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (of_json(lambda v: v["configuration"].update(class_names=[])), "another version of maskrcnn: .*class_names"),
+        (of_json(lambda v: v.update(device="banana")), "another version of maskrcnn: there is no device 'banana'"),
+        (of_json(lambda v: v["sizes"].update(batch=float("inf"))), "another version of maskrcnn: batch cannot be inf"),
+        (of_json(lambda v: v["sizes"].update(batch=0)), "another version of maskrcnn: batch cannot be 0"),
+        (of_json(lambda v: v["sizes"].update(dynamic="all")), "another version of maskrcnn: dynamic cannot be 'all'"),
+        (lambda data: b"[" * 100_000, "what it tells of itself cannot be read"),
+        (lambda data: b" " * (2 << 20) + data, "extra/maskrcnn.json is too large"),
+    ],
+    ids=["configuration", "device", "infinite batch", "no batch", "dynamic", "nested", "too large"],
+)
+def test_what_a_file_tells_of_itself_is_checked(rewritten, change, told):
+    with pytest.raises(CheckpointError, match=told):
+        load_pt2(rewritten(**{"extra/maskrcnn.json": change}))
 
 
 # Compiling, without a compiler
@@ -310,8 +419,10 @@ def test_a_file_for_another_machine_is_refused_before_it_runs(rewritten, monkeyp
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_file_for_a_gpu_is_refused_without_one(rewritten):
-    with pytest.raises(InputError, match="is compiled for a CUDA GPU, and there is none here"):
-        load_pt2(compiled(rewritten, device="cuda"), trust=True)
+    cuda = of_json(lambda v: v.update(device="cuda"))
+    for path in (compiled(rewritten, device="cuda"), rewritten(**{"extra/maskrcnn.json": cuda})):
+        with pytest.raises(InputError, match="is for a CUDA GPU, and there is none here"):
+            load_pt2(path, trust=True)
 
 
 def test_code_that_does_not_load_is_told_with_the_version_it_fits(rewritten):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -13,7 +14,7 @@ from rich.markup import escape
 from maskrcnn.cli.common import AsJson, Overrides, Quiet, bold, load_on, output_file, parse_overrides, reporter
 from maskrcnn.cli.export_onnx import OnnxJob, to_onnx
 from maskrcnn.cli.export_pt2 import Pt2Job, to_pt2
-from maskrcnn.cli.networks import PhotoSize, Preset, Random, photo_size, random_config
+from maskrcnn.cli.networks import Preset, Random, photo_size, random_config
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError, did_you_mean
 from maskrcnn.export import check_installed, export_for_netron
@@ -50,7 +51,15 @@ def export(
     ] = False,
     random: Random = False,
     preset: Preset = None,
-    size: PhotoSize = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Height and width of the input, that a file of one size is for; by default one that holds every "
+            "photo. For netron: of the photo to take shapes for.",
+            show_default=False,
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 1,
     dynamic: Annotated[
         str, typer.Option(help="What may differ from --size and --batch: size, batch, both or none.")
@@ -94,7 +103,7 @@ def export(
     \b
     Examples:
       maskrcnn export runs/photos/best.safetensors -o model.onnx
-      maskrcnn export runs/photos/best.safetensors --size 800x1344 --dynamic none -o fixed.onnx
+      maskrcnn export runs/photos/best.safetensors --dynamic none -o fixed.onnx
       maskrcnn export runs/photos/best.safetensors --with-preprocessing --paste-masks -o photo.onnx
       maskrcnn export runs/photos/best.safetensors --precision int8 --calibrate photos/ --evaluate photos/ -o int8.onnx
       maskrcnn export runs/photos/best.safetensors --format pt2 -o model.pt2
@@ -119,18 +128,50 @@ def export(
             raise InputError(f"--for must be netron; got {purpose!r}.")
         if format != "onnx":
             raise InputError(f"--for netron is for --format onnx; got {format}.")
+        _refuse_options(
+            "--for netron has no use for it",
+            {
+                "--batch": batch != 1,
+                "--dynamic": dynamic != "size",
+                "--opset": opset != DEFAULT_OPSET,
+                "--with-preprocessing": preprocessing,
+                "--paste-masks": paste,
+                "--precision": precision != "float32",
+                "--calibrate": calibrate is not None,
+                "--device": device is not None,
+                "--check-images": check_images is not None,
+                "--evaluate": evaluate is not None,
+                "--split": split != "val",
+            },
+        )
         check_installed()
         output_file(output)
         photo = photo_size(size)
         _for_netron(_network(weights, preset, random, weights_free, overrides, quiet), output, photo, quiet)
+        if as_json:
+            typer.echo(json.dumps({"output": str(output), "bytes": output.stat().st_size}))
         return 0
     if weights_free:
         raise InputError("--weights-free is for files to look at; give --for netron, too.")
     if dynamic not in get_args(Dynamic):
         raise InputError(f"--dynamic must be {', '.join(get_args(Dynamic))}; got {dynamic!r}.")
+    if check_images is not None and not check:
+        raise InputError("--check-images and --no-check exclude each other.")
     check_folder(check_images, "--check-images")
     if format == "pt2":
-        _refuse_options_of_onnx(opset, preprocessing, paste, calibrate, evaluate)
+        _refuse_options(
+            "it is for --format onnx; a .pt2 file has no such thing",
+            {
+                "--opset": opset != DEFAULT_OPSET,
+                "--with-preprocessing": preprocessing,
+                "--paste-masks": paste,
+                "--calibrate": calibrate is not None,
+            },
+        )
+        if evaluate is not None:
+            raise InputError(
+                f"--evaluate is for --format onnx; maskrcnn evaluate {output} {evaluate} measures a .pt2 file."
+            )
         job: OnnxJob | Pt2Job = Pt2Job(
             output=output,
             batch=batch,
@@ -171,23 +212,11 @@ def export(
     return 0
 
 
-def _refuse_options_of_onnx(
-    opset: int, preprocessing: bool, paste: bool, calibrate: Path | None, evaluate: str | None
-) -> None:
-    """Refuse options that .pt2 files have not."""
-    given = {
-        "--opset": opset != DEFAULT_OPSET,
-        "--with-preprocessing": preprocessing,
-        "--paste-masks": paste,
-        "--calibrate": calibrate is not None,
-    }
+def _refuse_options(why: str, given: Mapping[str, bool]) -> None:
+    """Refuse options that would not be heeded."""
     for option, is_given in given.items():
         if is_given:
-            raise InputError(f"{option} is for --format onnx; a .pt2 file has no such thing.")
-    if evaluate is not None:
-        raise InputError(
-            f"--evaluate is for --format onnx; maskrcnn evaluate model.pt2 {evaluate} measures a .pt2 file."
-        )
+            raise InputError(f"{option}: {why}.")
 
 
 def _precision(text: str) -> Precision:

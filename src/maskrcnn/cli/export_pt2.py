@@ -64,6 +64,9 @@ def to_pt2(model: MaskRCNN, job: Pt2Job, report: Reporter) -> dict[str, Any]:
             write_compiled(program, model, compiled, sizes, check=check, **how)
         bar.advance()
     report.say(_wrote(job.output, "a program", summary.get("check")))
+    stale = compiled_path(job.output, how["device"])
+    if compiled is None and stale.exists():
+        report.warn(f"{stale} is of an earlier export, not of this one; remove it.")
     if compiled is not None:
         report.say(_wrote(compiled, "compiled for this machine", summary.get("check_compiled")))
     return summary

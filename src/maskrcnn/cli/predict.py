@@ -28,6 +28,7 @@ from maskrcnn.data.coco_json import read_json
 from maskrcnn.drawing import overlay
 from maskrcnn.errors import DatasetError, ImageFileError, InputError, counted
 from maskrcnn.evaluation import coco_results, counting_pixels
+from maskrcnn.export.exported import DoesNotFitError
 from maskrcnn.files import write_text
 from maskrcnn.images import image_files, load_image
 from maskrcnn.model import MaskRCNN
@@ -86,8 +87,8 @@ def predict(
 
     Writes a picture per image, and detections.json in COCO's results format (boxes x, y, width, height
     in pixels of the photo; masks as RLE; image_id is the file's path unless --annotations gives ids).
-    A file that cannot be read is named and left out; the exit status is 1 then. For evaluation tools take
-    --threshold 0, since a detection of any score counts there.
+    A file that cannot be read, or does not fit in an exported network, is named and left out; the exit
+    status is 1 then. For evaluation tools take --threshold 0, since a detection of any score counts there.
     """
     if color_by not in ("instance", "class"):
         raise InputError(f"--color-by must be instance or class; got {color_by!r}.")
@@ -132,7 +133,7 @@ def predict(
         typer.echo(json.dumps({**summary, "results": results}))
     report.say(
         f"{counted(len(results), 'detection')} in {counted(len(files) - broken, 'image')}: {bold(output)}"
-        + (f" [yellow]({broken} could not be read)[/]" if broken else "")
+        + (f" [yellow]({broken} left out)[/]" if broken else "")
     )
     return 1 if broken else 0
 
@@ -140,20 +141,17 @@ def predict(
 def _found_in(
     model: MaskRCNN | Predictor, files: Sequence[Path], image_ids: Sequence[Any], threshold: float, report: Reporter
 ) -> Iterator[tuple[Path, Any, Any, Detections | None]]:
-    """Yield every file with its id, its pixels and what is found in them; None for both where it cannot be read."""
+    """Yield every file with its id, its pixels and what is found in them; None for both where it is left out."""
     with report.bar("predicting", len(files)) as bar:
         for path, image_id in zip(files, image_ids, strict=True):
             try:
                 image = load_image(path)
-            except ImageFileError as e:
-                report.warn(f"{e} It is left out.")
+                [found] = model.predict(image, threshold, masks="rle")
+            except (ImageFileError, DoesNotFitError) as e:
+                report.warn(f"{str(e).replace('images[0]', str(path), 1)} It is left out.")
                 yield path, image_id, None, None
                 bar.advance()
                 continue
-            try:
-                [found] = model.predict(image, threshold, masks="rle")
-            except InputError as e:  # it does not fit in the input of an exported network
-                raise InputError(str(e).replace("images[0]", str(path), 1)) from None
             yield path, image_id, image, found
             bar.advance(f"{path.name}: {counted(len(found), 'object')}")
 

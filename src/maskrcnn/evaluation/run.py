@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from maskrcnn.data.any import CheckedDataset, ImagesAndTargets, check_keypoint_names
-from maskrcnn.errors import DatasetError, ImageFileError
+from maskrcnn.errors import DatasetError, ImageFileError, InputError
 from maskrcnn.evaluation.coco_ap import CocoEvaluator
 from maskrcnn.evaluation.result import EvaluationResult
 from maskrcnn.progress import Bar, Reporter
@@ -45,6 +46,7 @@ def evaluate(
 
     Raises:
         DatasetError: the data has a class that the network does not know or other keypoints, or no image can be read.
+        InputError: an image does not fit in an exported network.
     """
     reporter = reporter or Reporter(quiet=True)
     known = hasattr(dataset, "coco_ground_truth")
@@ -61,7 +63,10 @@ def evaluate(
     with reporter.bar("evaluating", len(dataset)) as bar:
         for start in range(0, len(dataset), batch_size):
             read = _read(items, range(start, min(start + batch_size, len(dataset))), reporter, bar)
-            found = model.predict([image for image, _ in read.values()], 0.0, batch_size, form) if read else []
+            try:
+                found = model.predict([image for image, _ in read.values()], 0.0, batch_size, form) if read else []
+            except InputError as e:  # it does not fit in the input of an exported network
+                raise _named(e, items, list(read)) from None
             for (index, (image, target)), detections in zip(read.items(), found, strict=True):
                 if tuple(names) != model.config.class_names:
                     detections = _relabelled(detections, place, names)
@@ -100,6 +105,12 @@ def _places(known: Sequence[str], names: Sequence[str]) -> Int64[Tensor, " K"]:
 def _relabelled(detections: Detections, place: Int64[Tensor, " K"], names: Sequence[str]) -> Detections:
     labels = place[detections.labels]
     return replace(detections, labels=labels, class_names=tuple(names))[labels >= 0]
+
+
+def _named(error: InputError, items: Any, indices: Sequence[int]) -> InputError:
+    """Return an error that tells an image by its name in the data, in place of its number in the batch."""
+    name = getattr(items, "image_name", lambda index: f"image {index}")
+    return type(error)(re.sub(r"images\[(\d+)\]", lambda m: str(name(indices[int(m[1])])), str(error), count=1))
 
 
 def _read(items: Any, indices: Sequence[int], reporter: Reporter, bar: Bar) -> dict[int, Any]:

@@ -1,4 +1,4 @@
-"""The network as a file for other programs; for now, for graph viewers.
+"""The network as a file for other programs: to run (`onnx`, `pt2`), and here to look at.
 
 Needs the package `onnx`, which the extra `export` brings; it is imported when an export is made.
 """

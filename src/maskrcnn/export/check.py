@@ -10,13 +10,12 @@ import torch
 
 from maskrcnn.data.shapes import ShapesDataset
 from maskrcnn.errors import InputError, MaskRCNNError
-from maskrcnn.export.agreement import Agreement, agreement
+from maskrcnn.export.agreement import Agreement, agreement, agreement_in_photo
 from maskrcnn.export.exported import ExportedModel
 from maskrcnn.export.graph import Sizes
 from maskrcnn.images import ImageLike, image_files
 from maskrcnn.model import MaskRCNN
 from maskrcnn.prediction import Predictor
-from maskrcnn.structures import DetectionBatch, Detections
 
 MADE, MOST = 2, 8
 """Images that are made to compare on where none are given, and the most that are taken of a folder."""
@@ -48,36 +47,26 @@ def compare(
     Args:
         model: the network.
         exported: the file.
-        photos: to compare on.
+        photos: to compare on, one by one and, where the file takes several at a time, the first two together.
         tell: is called after each.
     """
     model = model.eval()
-    total, matched, worst = 0, 0, 0.0
-    for number, photo in enumerate(photos):
-        batch = exported.prepare([photo], number)
+    several = exported.sizes.any_batch or exported.sizes.batch > 1
+    parts = []
+    for group in [*([photo] for photo in photos), *([photos[:2]] if several and len(photos) > 1 else [])]:
+        batch = exported.prepare(group)
         with torch.inference_mode():
             ours = model(batch.to(model.device, model.dtype))
-        one = agreement(ours, exported.detect(batch), model.config.box.score_threshold)
-        total, matched, worst = total + one.detections, matched + one.matched, max(worst, one.score_difference)
+        parts.append(agreement(ours, exported.detect(batch), model.config.box.score_threshold))
         tell()
-    return Agreement(total, matched, worst)
+    return Agreement.of_all(parts)
 
 
 def compare_photos(model: MaskRCNN, exported: Predictor, photos: Sequence[ImageLike]) -> Agreement:
     """Return how what a file predicts compares with what its network predicts, photos and all."""
-    total, matched, worst = 0, 0, 0.0
-    for photo in photos:
-        ours, theirs = (_as_batch(each.predict(photo, 0.0, masks="rle")[0]) for each in (model, exported))
-        one = agreement(ours, theirs, model.config.box.score_threshold)
-        total, matched, worst = total + one.detections, matched + one.matched, max(worst, one.score_difference)
-    return Agreement(total, matched, worst)
-
-
-def _as_batch(found: Detections) -> DetectionBatch:
-    """Return the boxes, labels and scores of an image as the network gives them."""
-    boxes, labels, scores = (tensor[None] for tensor in (found.boxes, found.labels, found.scores))
-    nothing = torch.zeros(1, len(found), 0, 0)
-    return DetectionBatch(boxes, labels, scores, nothing, torch.ones_like(labels, dtype=torch.bool), nothing[..., None])
+    threshold = model.config.box.score_threshold
+    found = ([each.predict(photo, 0.0, masks="rle")[0] for each in (model, exported)] for photo in photos)
+    return Agreement.of_all(agreement_in_photo(ours, theirs, threshold) for ours, theirs in found)
 
 
 def require_same(found: Agreement, what: str) -> None:

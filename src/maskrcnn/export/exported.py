@@ -18,6 +18,10 @@ from maskrcnn.prediction import Predictor
 from maskrcnn.structures import DetectionBatch, ImageBatch
 
 
+class DoesNotFitError(InputError):
+    """A photo is too large for what a file was exported for."""
+
+
 class ExportedModel(Predictor):
     """A network out of a file, whose program takes prepared images of certain sizes and numbers."""
 
@@ -35,7 +39,7 @@ class ExportedModel(Predictor):
         """Return photos as the program wants them.
 
         Raises:
-            InputError: a photo does not fit; the message names it, its size and the sizes there are.
+            DoesNotFitError: a photo does not fit; the message names it, its size and the sizes there are.
         """
         loaded = [load_image(photo, f"images[{i}]") for i, photo in enumerate(photos, first)]
         images = [prepare_image(pixels, self.config.image) for pixels in loaded]
@@ -46,7 +50,17 @@ class ExportedModel(Predictor):
         return batch_images(images, [(p.shape[0], p.shape[1]) for p in loaded], self.config.image, least)
 
     def detect(self, images: ImageBatch) -> DetectionBatch:
-        """Return what is found, run in parts where there are more images than the program takes at a time."""
+        """Return what is found, run in parts where there are more images than the program takes at a time.
+
+        Raises:
+            InputError: images are of a size that it does not take.
+        """
+        height, width = images.tensor.shape[2:]
+        if not self.sizes.any_size and (height, width) != (self.sizes.height, self.sizes.width):
+            raise InputError(
+                f"images must be {self.sizes.height} × {self.sizes.width}, which the file was exported for; got "
+                f"{height} × {width}."
+            )
         most = LARGEST_BATCH if self.sizes.any_batch else self.sizes.batch
         parts = []
         for start in range(0, len(images.tensor), most):
@@ -62,13 +76,15 @@ class ExportedModel(Predictor):
 
 
 def check_fits(height: int, width: int, sizes: Sizes, name: str) -> None:
-    """Raise `InputError` where a resized photo is larger than a program's input; `name` is what it calls the photo."""
+    """Raise `DoesNotFitError` where a resized photo is larger than a program's input; it tells the photo by `name`."""
     most = (LARGEST_SIDE, LARGEST_SIDE) if sizes.any_size else (sizes.height, sizes.width)
     if height <= most[0] and width <= most[1]:
         return
     takes = f"{sizes.least} to {LARGEST_SIDE}" if sizes.any_size else f"{sizes.height} × {sizes.width} (height × width)"
     hint = "" if sizes.any_size else " Export it for that size, or for any."
-    raise InputError(f"{name} is {height} × {width} pixels once resized, and this file was exported for {takes}.{hint}")
+    raise DoesNotFitError(
+        f"{name} is {height} × {width} pixels once resized, and this file was exported for {takes}.{hint}"
+    )
 
 
 def _filled(rows: Tensor, count: int) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -113,6 +114,21 @@ class Sizes:
         """Whether height and width may differ."""
         return self.dynamic in ("size", "both")
 
+    @classmethod
+    def told(cls, given: Mapping[str, Any]) -> Sizes:
+        """Return the sizes that a file tells of itself, as `asdict` gives them.
+
+        Raises:
+            ValueError, TypeError, KeyError: they cannot be.
+        """
+        numbers = {name: given[name] for name in ("batch", "height", "width", "divisor", "least")}
+        for name, value in numbers.items():
+            if type(value) is not int or not 1 <= value <= (LARGEST_BATCH if name == "batch" else LARGEST_SIDE):
+                raise ValueError(f"{name} cannot be {value!r}")
+        if given["dynamic"] not in get_args(Dynamic):
+            raise ValueError(f"dynamic cannot be {given['dynamic']!r}")
+        return cls(dynamic=given["dynamic"], **numbers)
+
     def example(self, config: Config) -> tuple[Tensor, ...]:
         """Return inputs to trace the graph with."""
         count = max(self.batch, 2) if self.any_batch else self.batch  # one image would be taken for a constant
@@ -135,6 +151,16 @@ class Sizes:
         return {**shapes, "offsets": batch} if config.image.padding_place == "center" else shapes
 
 
+def told_by(about: Mapping[str, Any]) -> tuple[Config, Sizes]:
+    """Return the configuration and the sizes that a file tells of itself, whatever its format.
+
+    Raises:
+        MaskRCNNError, ValueError, TypeError, KeyError, RecursionError: they cannot be.
+    """
+    config = Config.from_json(json.dumps(about["configuration"])).replace({"backbone_weights": None})
+    return config, Sizes.told(about["sizes"])
+
+
 def choose_sizes(
     config: Config, batch: int = 1, size: tuple[int, int] | None = None, dynamic: Dynamic = "size"
 ) -> Sizes:
@@ -147,7 +173,7 @@ def choose_sizes(
         dynamic: what may differ from these.
 
     Raises:
-        InputError: a side is no multiple of `image.size_divisor`, or too small or large.
+        InputError: a side is no multiple of `image.size_divisor`, too small or large, or not what photos are padded to.
     """
     divisor = config.image.size_divisor
     coarsest = 16 if config.fpn is None else 64  # pixels per cell; a map of one cell would be traced as a special case
@@ -163,6 +189,12 @@ def choose_sizes(
                 f"The exported {name} must be a multiple of {divisor} (image.size_divisor) from {least} to "
                 f"{LARGEST_SIDE // divisor * divisor}; got {side}. Near it lies {_near(side, divisor, least)}."
             )
+    square = -(-config.image.max_size // divisor) * divisor if config.image.padding == "square" else None
+    if square is not None and dynamic in ("batch", "none") and size != (square, square):
+        raise InputError(
+            f"The exported size must be {square}x{square}: it pads every photo to a square of image.max_size. "
+            f"For {size[0]}x{size[1]} add --set image.padding=batch --set image.max_size={max(size)}."
+        )
     if not 1 <= batch <= LARGEST_BATCH:
         raise InputError(f"The exported batch must be 1 to {LARGEST_BATCH} images; got {batch}.")
     return Sizes(batch, *size, dynamic, divisor, least)

@@ -3,19 +3,23 @@
 `torch.export.load` believes what it reads: it unpickles what a file calls a weight, calls what it names as an operator,
 evaluates what it gives as a size, and loads compiled code that lies beside the program. So before it gets a file, all
 of it is held against what `maskrcnn export` writes: raw weights, operators that networks of this package are made of,
-and text that is nothing but names and arithmetic.
+and text that is nothing but names and arithmetic. And torch gets a file that is made of what was checked, not the one
+that it came in: two readers of an archive need not find the same in it.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import torch
-from torch.export.pt2_archive._package import PT2ArchiveReader
+from torch.export.pt2_archive._package import PT2ArchiveWriter
 
 from maskrcnn.errors import CheckpointError, printable
 
@@ -45,47 +49,108 @@ _SIZE_WORDS = """
 SIZE_WORDS = frozenset(_SIZE_WORDS.split())
 """Words that a size may be written with, beside its symbols."""
 
-GUARD_WORDS = frozenset(["L", "images", "sizes", "offsets", "size", "max", "min", "and", "or", "not"])
-"""Words that a program may say with what sizes it takes."""
+INPUTS = ("images", "sizes", "offsets")
+"""Of whose sizes a program may say what it takes."""
 
 NAME = re.compile(r"[A-Za-z0-9_.@]*")
 DETAIL = re.compile(r"[A-Za-z0-9_.,;@$\[\]() ]*")
 RECORDS = re.compile(
-    r"archive_format|archive_version|byteorder|version|\.[a-z_]+|\.data/[a-z_]+"
-    r"|models/model\.json|data/sample_inputs/model\.pt|data/weights/(weight_\d+|model_weights_config\.json)"
+    r"models/model\.json|data/sample_inputs/model\.pt|data/weights/(weight_\d+|model_weights_config\.json)"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|extra/maskrcnn\.json"
 )
 """Names of what a program's file holds."""
 
+MARKS = re.compile(r"archive_format|archive_version|byteorder|version|\.[a-z_]+|\.data/[a-z_]+")
+"""Names of what every archive of torch holds, and of what files of the system's are called."""
 
-def check_program(file: IO[bytes]) -> None:
-    """Raise `CheckpointError` where a program's file holds more than a network; the message says what, not where.
+LARGEST_TEXT = 1 << 20
+"""Most bytes of what a file tells of itself."""
+
+
+class Archive:
+    """The parts of a .pt2 file by their names, without the folder that all of them lie in.
+
+    Raises:
+        CheckpointError: it is none; the message says why, not which.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._bytes = file.seek(0, os.SEEK_END)
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as e:
+            raise CheckpointError(str(e)) from None
+        self._parts = {part.filename.partition("/")[2]: part for part in self._zip.infolist()}
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all parts."""
+        return list(self._parts)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return a part, which may have so many bytes at most."""
+        part = self._parts.get(name)
+        if part is None:
+            raise CheckpointError(f"there is no {name} in it")
+        if most is not None and part.file_size > most:
+            raise CheckpointError(f"{name} is too large")
+        try:
+            return self._zip.read(part)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError) as e:
+            raise CheckpointError(f"{name}: {e}") from None
+
+    def is_plain(self) -> bool:
+        """Return whether the parts are as they are, none packed or twice, so that they take what the file does."""
+        parts = self._zip.infolist()
+        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        return stored and len(parts) == len(self._parts) and sum(part.file_size for part in parts) <= self._bytes
+
+
+def checked_copy(file: IO[bytes]) -> IO[bytes]:
+    """Return a program's file made anew of its parts, all of them checked.
 
     Args:
-        file: a .pt2 file open for reading; it is read through torch's own reader, as it will be later.
+        file: a .pt2 file open for reading.
+
+    Raises:
+        UnexpectedError: it holds more than a network; the message says what, not where.
+        CheckpointError: it is damaged.
     """
-    file.seek(0)
-    with PT2ArchiveReader(file) as archive:
-        names = archive.get_file_names()
+    archive = Archive(file)
+    if not archive.is_plain():
+        raise UnexpectedError("packed parts, or more than fits in it")
+    names = [name for name in archive.names if not MARKS.fullmatch(name)]
+    for name in names:
+        if not RECORDS.fullmatch(name):
+            raise UnexpectedError(f"the part {printable(name)!r}")
+    if "byteorder" in archive.names and archive.read("byteorder", LARGEST_TEXT) != b"little":
+        raise UnexpectedError("numbers in another byte order")
+    for kind in ("weights", "constants"):
+        _check_payload(_parsed(archive.read(f"data/{kind}/model_{kind}_config.json")))
+    _check_inputs(archive.read("data/sample_inputs/model.pt"))
+    _check_graph(_parsed(archive.read("models/model.json")))
+    copy = io.BytesIO()
+    with PT2ArchiveWriter(copy) as writer:
         for name in names:
-            if not RECORDS.fullmatch(name):
-                raise _refused(f"the part {printable(name)!r}")
-        for kind in ("weights", "constants"):
-            _check_payload(json.loads(archive.read_bytes(f"data/{kind}/model_{kind}_config.json")))
-        _check_inputs(archive.read_bytes("data/sample_inputs/model.pt"))
-        _check_graph(json.loads(archive.read_bytes("models/model.json")))
-    file.seek(0)
+            writer.write_bytes(name, archive.read(name))
+    copy.seek(0)
+    return copy
 
 
-def _refused(what: str) -> CheckpointError:
-    return CheckpointError(what)
+class UnexpectedError(CheckpointError):
+    """What a program's file holds that `maskrcnn export` does not write."""
+
+
+def _parsed(data: bytes) -> Any:
+    """Return JSON as torch reads it."""
+    return json.loads(data.decode("utf-8"))
 
 
 def _check_payload(config: Mapping[str, Any]) -> None:
     """Refuse weights that are objects."""
     for name, entry in config["config"].items():
         if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
-            raise _refused(f"the weight {printable(name)!r} as an object")
+            raise UnexpectedError(f"the weight {printable(name)!r} as an object")
 
 
 def _check_inputs(pickled: bytes) -> None:
@@ -93,19 +158,19 @@ def _check_inputs(pickled: bytes) -> None:
     try:
         inputs = torch.load(io.BytesIO(pickled), weights_only=True)
     except Exception:  # noqa: BLE001 - whatever is wrong with them, they are not read another way
-        raise _refused("example inputs that are not tensors") from None
+        raise UnexpectedError("example inputs that are not tensors") from None
     if not isinstance(inputs, tuple):
-        raise _refused("example inputs that are not tensors")
+        raise UnexpectedError("example inputs that are not tensors")
 
 
 def _check_graph(program: Any) -> None:
     for key, text in _texts(program, "program"):
         allowed = _RULES.get(key)
         if allowed is None or not allowed(text):
-            raise _refused(f"{key} {printable(text)!r}")
+            raise UnexpectedError(f"{key} {printable(text)!r}")
     for key in program["range_constraints"]:
         if not _is_size(key):
-            raise _refused(f"the size {printable(key)!r}")
+            raise UnexpectedError(f"the size {printable(key)!r}")
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -137,28 +202,88 @@ def _is_operator(text: str) -> bool:
     return len(path) == 4 and path[:3] == ["torch", "ops", "aten"] and path[3] in OPERATORS and _is_name(name)
 
 
-def _made_of(words: frozenset[str], symbols: str) -> Callable[[str], bool]:
-    """Return a rule for text of numbers, signs of arithmetic, these words, and symbols."""
-    token = re.compile(symbols)
+_SIGNS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+_COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+LARGEST_POWER, LARGEST_NUMBER = 4, 1 << 63
+"""Of what formulas may have. With more, a short text can take all memory; so it can with lists and products of text."""
+
+
+def _formula(words: frozenset[str], symbols: str) -> Callable[[str], bool]:
+    """Return a rule for arithmetic on numbers, sizes of inputs and these symbols, with these functions."""
+    symbol = re.compile(symbols)
+
+    def is_number(node: ast.AST) -> bool:
+        match node:
+            case ast.Constant(value=value):
+                return isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER
+            case ast.Name(id=name):
+                return name in words or symbol.fullmatch(name) is not None
+            case ast.BinOp(left=left, right=right, op=sign):
+                return isinstance(sign, _SIGNS) and is_number(left) and is_number(right)
+            case ast.UnaryOp(operand=operand, op=sign):
+                return isinstance(sign, ast.USub | ast.Not) and is_number(operand)
+            case ast.BoolOp(values=values):
+                return all(map(is_number, values))
+            case ast.Compare(left=left, comparators=others, ops=signs):
+                return all(isinstance(sign, _COMPARISONS) for sign in signs) and all(map(is_number, (left, *others)))
+            case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))], keywords=told):
+                return symbol.fullmatch(name) is not None and all(k.arg in words and is_number(k.value) for k in told)
+            case ast.Call(func=ast.Name(id="Pow"), args=[base, power], keywords=[]):
+                return "Pow" in words and is_number(base) and _is_small(power)
+            case ast.Call(func=ast.Name(id=name), args=given, keywords=[]):
+                return name in words - {"Pow", "Symbol"} and all(map(is_number, given))
+            case ast.Subscript(
+                value=ast.Call(
+                    func=ast.Attribute(
+                        value=ast.Subscript(value=ast.Name(id="L"), slice=ast.Constant(value=str(name))), attr="size"
+                    ),
+                    args=[],
+                    keywords=[],
+                ),
+                slice=ast.Constant(value=int()),
+            ):
+                return name in INPUTS
+        return False
 
     def rule(text: str) -> bool:
-        rest = re.sub(r"[A-Za-z_]\w*", lambda m: "" if m[0] in words or token.fullmatch(m[0]) else "?", text)
-        return re.fullmatch(r"[0-9 +\-*/%<>=!,.()'\[\]]*", rest) is not None and "**" not in rest
+        try:
+            return is_number(ast.parse(text, mode="eval").body)
+        except (SyntaxError, ValueError):
+            return False
 
     return rule
 
 
-_is_size = _made_of(SIZE_WORDS, r"[suz]\d+")
-_is_guard = _made_of(GUARD_WORDS, r"(?!)")
+def _is_small(power: ast.expr) -> bool:
+    """Return whether an exponent is a small number as it is written."""
+    try:
+        value = ast.literal_eval(power.args[0] if isinstance(power, ast.Call) and len(power.args) == 1 else power)
+    except ValueError:
+        return False
+    return isinstance(value, int) and abs(value) <= LARGEST_POWER
+
+
+_is_size = _formula(SIZE_WORDS, r"[suz]\d+")
+_is_guard = _formula(frozenset(["max", "min"]), r"(?!)")
 
 
 def _is_tree(text: str) -> bool:
-    """Return whether a structure of inputs or outputs is made of tuples, lists and dicts."""
-    types = re.findall(r'"type": *("[^"]*"|null)', text)
-    return text.count('"type"') == len(types) and set(types) <= {
-        "null",
-        *(f'"builtins.{t}"' for t in ("tuple", "list", "dict")),
-    }
+    """Return whether a structure of inputs or outputs is made of tuples, lists and dicts, and names their keys."""
+    value = json.loads(text)
+    return isinstance(value, list) and len(value) == 2 and value[0] == 1 and _is_branch(value[1])
+
+
+def _is_branch(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"type", "context", "children_spec"}:
+        return False
+    if value["type"] not in (None, "builtins.tuple", "builtins.list", "builtins.dict"):
+        return False
+    if not isinstance(value["context"], str | None):
+        return False
+    context = json.loads(value["context"] or "null")
+    keys = context if isinstance(context, list) else []
+    plain = context is None or (isinstance(context, list) and all(isinstance(k, str) and _is_name(k) for k in keys))
+    return plain and all(_is_branch(child) for child in value["children_spec"])
 
 
 _NAMES = "name as_name parameter_name buffer_name tensor_constant_name fqn forward_arg_names verifiers"

@@ -13,14 +13,13 @@ from typing import IO, Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.export.pt2_archive._package import PT2ArchiveReader
 
 from maskrcnn.config import Config
 from maskrcnn.errors import CheckpointError, InputError, MaskRCNNError, os_reason, printable
 from maskrcnn.export.exported import ExportedModel
-from maskrcnn.export.graph import Sizes
+from maskrcnn.export.graph import Sizes, told_by
 from maskrcnn.export.pt2 import ABOUT
-from maskrcnn.export.pt2_check import check_program
+from maskrcnn.export.pt2_check import LARGEST_TEXT, Archive, UnexpectedError, checked_copy
 
 PROCESSORS = ("DEFAULT", "NO AVX", "AVX2", "AVX512")
 """What torch calls the processors of a family, each able to run what those before it do."""
@@ -39,7 +38,12 @@ class Pt2Model(ExportedModel):
     ) -> Mapping[str, Tensor]:
         """Return the program's outputs by name, on the CPU."""
         inputs = (images, sizes) if offsets is None else (images, sizes, offsets)
-        found = self._call(*(tensor.to(self.device) for tensor in inputs))
+        try:
+            found = self._call(*(tensor.to(self.device) for tensor in inputs))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as e:
+            raise InputError(f"The file's program cannot run on {[list(t.shape) for t in inputs]}: {_line(e)}.") from e
         return {name: tensor.cpu() for name, tensor in found.items()}
 
 
@@ -62,8 +66,9 @@ def load_pt2(path: str | Path, trust: bool = False) -> Pt2Model:
     try:
         with open(path, "rb") as file:
             about, compiled = _about(path, file)
-            config, sizes = _described(path, about)
-            device = torch.device(str(about["device"]))
+            config, sizes, device = _described(path, about)
+            if device.type == "cuda" and not torch.cuda.is_available():
+                raise InputError(f"{path} is for a CUDA GPU, and there is none here. Export it anew, for the CPU.")
             if not compiled:
                 return Pt2Model(config, sizes, device, _program(path, file, about, trust))
     except OSError as e:
@@ -80,48 +85,44 @@ def _about(path: Path, file: IO[bytes]) -> tuple[dict[str, Any], bool]:
     """Return what a file tells of itself, and whether there is compiled code in it."""
     if not zipfile.is_zipfile(file):
         raise CheckpointError(f"{path} is no .pt2 file, or only a part of one: it does not end as such files do.")
-    file.seek(0)
     try:
-        with PT2ArchiveReader(file) as archive:
-            names = archive.get_file_names()
-            text = archive.read_bytes(f"extra/{ABOUT}") if f"extra/{ABOUT}" in names else None
-    except (RuntimeError, ValueError, AssertionError) as e:
+        archive = Archive(file)
+        text = archive.read(f"extra/{ABOUT}", LARGEST_TEXT) if f"extra/{ABOUT}" in archive.names else None
+    except CheckpointError as e:
         raise CheckpointError(f"{path} is no .pt2 file, or a damaged one ({_line(e)}).") from None
     if text is None:
-        raise CheckpointError(
-            f"{path} was not written by maskrcnn export --format pt2: it does not tell a configuration."
-        )
+        what = "was not written by maskrcnn export --format pt2: it does not tell a configuration."
+        raise CheckpointError(f"{path} {what}")
     try:
         about = json.loads(text)
-        compiled = any(name.startswith("data/aotinductor/") for name in names)
+        compiled = any(name.startswith("data/aotinductor/") for name in archive.names)
         return {**about, "torch": str(about["torch"]), "device": str(about["device"])}, compiled
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise CheckpointError(f"{path} is damaged: what it tells of itself cannot be read.") from None
 
 
-def _described(path: Path, about: Mapping[str, Any]) -> tuple[Config, Sizes]:
-    """Return the configuration and the sizes of input that a file tells of."""
+def _described(path: Path, about: Mapping[str, Any]) -> tuple[Config, Sizes, torch.device]:
+    """Return the configuration, the sizes of input and the device that a file tells of."""
     try:
-        config = Config.from_json(json.dumps(about["configuration"])).replace({"backbone_weights": None})
-        given = about["sizes"]
-        numbers = {name: int(given[name]) for name in ("batch", "height", "width", "divisor", "least")}
-        return config, Sizes(dynamic=given["dynamic"], **numbers)
-    except (MaskRCNNError, KeyError, TypeError, ValueError) as e:
-        raise CheckpointError(f"{path} is damaged, or of another version of maskrcnn: {_line(e)}") from None
+        if about["device"] not in ("cpu", "cuda"):
+            raise ValueError(f"there is no device {about['device']!r}")
+        return *told_by(about), torch.device(about["device"])
+    except (MaskRCNNError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path} is damaged, or of another version of maskrcnn: {_line(e)}.") from None
 
 
 def _program(path: Path, file: IO[bytes], about: Mapping[str, Any], trust: bool) -> Callable[..., Any]:
     """Return the program in a file that is open, checked if it is not trusted."""
     if not trust:
         try:
-            check_program(file)
-        except CheckpointError as e:
+            file = checked_copy(file)
+        except UnexpectedError as e:
             raise CheckpointError(
                 f"{path} is not loaded, since it holds {e}, which maskrcnn export does not write. If you know where "
                 "the file comes from, give --trust (trust=True)."
             ) from None
-        except (RuntimeError, ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise CheckpointError(f"{path} is damaged: {_line(e)}") from None
+        except Exception as e:  # noqa: BLE001 - whatever a file that is made to mislead is tripped over by
+            raise CheckpointError(f"{path} is damaged: {_line(e)}.") from None
     file.seek(0)
     try:
         with _quiet():
@@ -136,8 +137,6 @@ def _program(path: Path, file: IO[bytes], about: Mapping[str, Any], trust: bool)
 def _compiled(path: Path, about: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the compiled network in a file."""
     made, here = str(about.get("processor")), torch.backends.cpu.get_cpu_capability()
-    if about["device"] == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{path} is compiled for a CUDA GPU, and there is none here. Use its program, or export anew.")
     if made in PROCESSORS and here in PROCESSORS and PROCESSORS.index(made) > PROCESSORS.index(here):
         raise InputError(f"{path} is compiled for a processor with {made}; this one has {here}. Export it anew here.")
     try:

@@ -229,3 +229,19 @@ def run_lengths(text: str) -> Int64[np.ndarray, " R"]:
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
+
+
+def rle_iou(one: Sequence[RLE], other: Sequence[RLE]) -> Float[Tensor, "A B"]:
+    """Return the IoU of all pairs of masks, 1 for two that are empty.
+
+    Example:
+        >>> masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+        >>> masks[0, :2], masks[1, 1:2] = True, True
+        >>> rle_iou(encode_masks(masks), encode_masks(masks[:1])).tolist()
+        [[1.0], [0.5]]
+    """
+    if not one or not other:
+        return torch.zeros(len(one), len(other))
+    overlap = torch.from_numpy(np.asarray(_mask_utils.iou(list(one), list(other), [0] * len(other)))).float()
+    first, second = (torch.from_numpy(np.asarray(_mask_utils.area(list(m))).astype(np.int64)) for m in (one, other))
+    return overlap.masked_fill((first[:, None] == 0) & (second[None] == 0), 1.0)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def load_program(half: FirstHalf | SecondHalf, sample: Callable[[], tuple[Any, A
             _forget_oldest(folder)
         try:
             return _opened(half, place)
-        except RuntimeError:  # a damaged file
+        except (RuntimeError, OSError, SafetensorError):  # a damaged file, or one that is gone
             _make(half, sample, place)
             return _opened(half, place)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskrcnn.config import Config
 from maskrcnn.errors import InputError
+from maskrcnn.export.onnx.session import run_session
 from maskrcnn.images import ImageLike, load_image
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.keypoints import read_heatmaps
@@ -46,8 +47,7 @@ class PhotoModel(Predictor):
     def _found_in(self, photo: np.ndarray, score_threshold: float, form: MaskForm) -> Detections:
         config = self.config
         names = [output.name for output in self.session.get_outputs()]
-        results = self.session.run(names, {PHOTO: np.ascontiguousarray(photo[None])})
-        found = {name: torch.from_numpy(value) for name, value in zip(names, results, strict=True)}
+        found = run_session(self.session, names, {PHOTO: np.ascontiguousarray(photo[None])})
         found = {name: tensor[found["scores"] >= score_threshold] for name, tensor in found.items()}
         size = (int(photo.shape[0]), int(photo.shape[1]))
         masks, rles = self._masks(found, size, form) if config.masks else (None, None)

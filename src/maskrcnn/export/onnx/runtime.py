@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from maskrcnn.config import Config
-from maskrcnn.errors import CheckpointError, InputError, MaskRCNNError, os_reason, printable
+from maskrcnn.errors import CheckpointError, MaskRCNNError, printable
 from maskrcnn.export.exported import ExportedModel
-from maskrcnn.export.graph import Sizes, output_names
-from maskrcnn.export.onnx import check_packages
+from maskrcnn.export.graph import Sizes, output_names, told_by
 from maskrcnn.export.onnx.photo_model import PhotoModel
+from maskrcnn.export.onnx.session import open_session, run_session
 
 ABOUT = "maskrcnn"
 """The entry of `metadata_props` that tells the configuration and the sizes of input, as JSON."""
@@ -39,12 +36,11 @@ class OnnxModel(ExportedModel):
         inputs = {"images": images.float(), "sizes": sizes, "offsets": offsets}
         feeds = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items() if tensor is not None}
         names = output_names(self.config)
-        found = self.session.run(names, feeds)
-        return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
+        return run_session(self.session, names, feeds)
 
 
 def load_onnx(
-    path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None
+    path: str | Path, threads: int | None = None, providers: Sequence[Any] | None = None
 ) -> OnnxModel | PhotoModel:
     """Return the network of an ONNX file; nothing in the file can run but ONNX's operators.
 
@@ -62,29 +58,6 @@ def load_onnx(
     return PhotoModel(config, session) if variant == "photo" else OnnxModel(config, sizes, session)
 
 
-def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
-    """Return ONNX Runtime's session of a file; see `load_onnx`."""
-    check_packages(("onnxruntime",))
-    onnxruntime: Any = import_module("onnxruntime")
-    try:
-        os.stat(path)
-    except OSError as e:
-        raise CheckpointError(f"Cannot read {os_reason(path, e)}.") from None
-    known = onnxruntime.get_available_providers()
-    wanted = list(providers or ["CPUExecutionProvider"])
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise InputError(f"This onnxruntime has no {unknown[0]}; it has {', '.join(known)}.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=wanted)
-    except Exception as e:  # noqa: BLE001 - it raises whatever it trips over
-        text = " ".join(str(e).split())
-        raise CheckpointError(f"{path} is damaged, or no ONNX file that can be run ({printable(text, 200)}).") from None
-
-
 def described(path: str | Path, session: Any) -> tuple[Config, Sizes, str]:
     """Return configuration, sizes of input and variant that a file tells of itself."""
     text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
@@ -95,10 +68,7 @@ def described(path: str | Path, session: Any) -> tuple[Config, Sizes, str]:
         )
     try:
         about = json.loads(text)
-        config = Config.from_json(json.dumps(about["configuration"])).replace({"backbone_weights": None})
-        given = about["sizes"]
-        numbers = {name: int(given[name]) for name in ("batch", "height", "width", "divisor", "least")}
-        return config, Sizes(dynamic=given["dynamic"], **numbers), str(about["variant"])
+        return *told_by(about), str(about["variant"])
     except (MaskRCNNError, KeyError, TypeError, ValueError, RecursionError) as e:
         reason = printable(" ".join(str(e).split()).rstrip("."), 200)
         raise CheckpointError(f"{path} is damaged, or of another version of maskrcnn: {reason}.") from None

@@ -108,10 +108,12 @@ def write(proto: Any, path: Path, check: Callable[[Path], None]) -> None:
 
     with replacing(path) as new:
         if sum(len(t.raw_data) for t in proto.graph.initializer) > LARGEST:
-            data = new.with_name(f"{path.name}.data")
+            place = Path(os.path.realpath(path))  # of what a link points to
+            data = new.with_name(f"{place.name}.data")
             onnx.save(proto, str(new), save_as_external_data=True, location=data.name, size_threshold=1024)
+            onnx.load_external_data_for_model(proto, str(new.parent))  # saving took them out of the graph
             check(new)
-            os.replace(data, path.with_name(data.name))
+            os.replace(data, place.with_name(data.name))
         else:
             onnx.save(proto, str(new))
             check(new)
