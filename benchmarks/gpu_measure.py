@@ -102,10 +102,10 @@ def seconds(run: Work, device: torch.device, times: int) -> float:
         return (time.perf_counter() - start) / times
     events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
     begin, end = events
-    begin.record()
+    begin.record(torch.cuda.current_stream(device))
     for _ in range(times):
         run()
-    end.record()
+    end.record(torch.cuda.current_stream(device))
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1000 / times
 

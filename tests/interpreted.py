@@ -44,6 +44,7 @@ def take_twins(monkeypatch: pytest.MonkeyPatch) -> None:
     from maskrcnn.ops import triton as twins
 
     monkeypatch.setattr(twins, "_fits", lambda values, boxes: boxes.dtype == torch.float32)
+    monkeypatch.setattr(twins, "_found", [True])
 
 
 def few_rois(**overrides: object) -> MaskRCNN:

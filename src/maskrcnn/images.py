@@ -404,7 +404,7 @@ def batch_images(
     tensor = images[0].new_zeros(len(images), 3, height, width)
     if config.padding_fill == "black":
         black = _normalised(np.zeros((1, 1, 3), np.uint8), config)
-        tensor += black.to(tensor.dtype)
+        tensor += black.to(tensor)
     centred = config.padding_place == "center"
     offsets = [((height - h) // 2, (width - w) // 2) if centred else (0, 0) for h, w in sizes]
     for slot, image, (h, w), (y, x) in zip(tensor, images, sizes, offsets, strict=True):

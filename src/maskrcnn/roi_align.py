@@ -131,11 +131,11 @@ def roi_align(
     rois = _rois_in_cells(pyramid, boxes, levels, offset=0.5 if aligned else 0.0)
     if not aligned:
         rois = rois._replace(sides=rois.sides.clamp(min=1.0))
-    counts = torch.ceil(rois.sides / output_size).clamp(min=1).long()  # x and y
+    bin_side = box_ops.divided(rois.sides, output_size)
+    counts = torch.ceil(bin_side).clamp(min=1).long()  # x and y
     if _has_twin(pyramid, boxes):
         from maskrcnn.ops.triton.roi_align import mean_of_samples
 
-        bin_side = rois.sides / output_size
         means = mean_of_samples(
             pyramid.table, rois.base, rois.extent, rois.start, bin_side, sampling_ratio or counts, output_size
         )
@@ -167,8 +167,9 @@ def roi_pool(
     last = torch.floor(rois.start + rois.sides + 0.5)
     sides = (last - first + 1).clamp(min=1)
     bins = torch.arange(output_size, device=boxes.device)
-    begin = first[:, :, None] + torch.floor(bins * (sides / output_size)[:, :, None])
-    end = first[:, :, None] + torch.ceil((bins + 1) * (sides / output_size)[:, :, None])
+    bin_side = box_ops.divided(sides, output_size)[:, :, None]
+    begin = first[:, :, None] + torch.floor(bins * bin_side)
+    end = first[:, :, None] + torch.ceil((bins + 1) * bin_side)
     limit = rois.extent[:, :, None].to(begin.dtype)
     begin, end = begin.clamp(min=0).minimum(limit).long(), end.clamp(min=0).minimum(limit).long()
     if _has_twin(pyramid, boxes):
@@ -206,7 +207,7 @@ def crop_and_resize(
     strides = box_ops.vector(pyramid.strides, boxes.device)[levels].reshape(-1, 1)
     last_pixel = (rois.extent * strides - 1).to(boxes.dtype)
     start, end = boxes.reshape(-1, 4)[:, :2] / last_pixel, boxes.reshape(-1, 4)[:, 2:] / last_pixel
-    step = (end - start) * last_cell / max(output_size - 1, 1)
+    step = box_ops.divided((end - start) * last_cell, max(output_size - 1, 1))
     first = start * last_cell if output_size > 1 else (start + end) / 2 * last_cell
     number = torch.arange(output_size, device=boxes.device, dtype=boxes.dtype)
     if _has_twin(pyramid, boxes):

@@ -104,6 +104,9 @@ def test_size_is_that_of_the_photo(run, output):
         (("--random", "--for", "netron", "--size", "640"), "--size must be height x width in pixels"),
         (("--random", "--for", "netron", "--size", "0x640"), "--size must be height x width in pixels"),
         (("--random", "--for", "netron", "--size", "99999999x640"), "--size must be height x width in pixels"),
+        (("--random", "--for", "netron", "--precision", "int8"), "--precision: --for netron has no use for it."),
+        (("--random", "--for", "netron", "--dynamic", "none"), "--dynamic: --for netron has no use for it."),
+        (("--random", "--no-check", "--check-images", "."), "--check-images and --no-check exclude each other."),
         (("--random", "--for", "netron", "-o", "model.pb"), "--output must end in .onnx; got model.pb."),
     ],
 )

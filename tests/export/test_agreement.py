@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from maskrcnn import DetectionBatch
-from maskrcnn.export.agreement import agreement
+from maskrcnn import DetectionBatch, Detections
+from maskrcnn.export.agreement import agreement, agreement_in_photo
+from maskrcnn.ops.rle import encode_masks
 
 
 def found(*rows, slots=4):
@@ -66,3 +67,46 @@ def test_the_last_of_full_slots_may_be_another():
 
 def test_nothing_found_by_both_holds():
     assert agreement(found(), found(), 0.05).holds
+
+
+def test_an_agreement_on_nothing_says_so():
+    assert str(agreement(found(), found(), 0.05)) == "nothing to compare, since neither found anything"
+
+
+def with_masks(value, field="mask_logits"):
+    """What is found with a map of its own, whose upper half has this logit and whose lower half its opposite."""
+    maps = torch.full((1, 4, 1, 6, 6) if field == "keypoint_logits" else (1, 4, 6, 6), float(value))
+    maps[..., 3:, :] *= -1
+    return found(CAT)._replace(**{field: maps})
+
+
+@pytest.mark.parametrize("field", ["mask_logits", "keypoint_logits"])
+def test_masks_and_heatmaps_of_twins_are_compared(field):
+    same = agreement(with_masks(4, field), with_masks(4.01, field), 0.05)
+    assert same.holds and 0 < same.mask_difference < 0.001
+    turned = agreement(with_masks(4, field), with_masks(-4, field), 0.05)
+    assert turned.matched == turned.detections == 2 and not turned.holds
+    assert "masks within" in str(turned)
+
+
+def in_photo(mask):
+    """A photo's detection with a mask as run lengths."""
+    return Detections(
+        boxes=torch.tensor([CAT[0]]),
+        labels=torch.tensor([0]),
+        scores=torch.tensor([0.9]),
+        masks=None,
+        rles=tuple(encode_masks(mask[None])),
+        image_size=(100, 100),
+        class_names=("cat",),
+    )
+
+
+def test_pasted_masks_are_compared_by_the_pixels_that_only_one_has():
+    mask, more = torch.zeros(2, 100, 100, dtype=torch.bool)
+    mask[:50], more[:60] = True, True
+    result = agreement_in_photo(in_photo(mask), in_photo(more), 0.05)
+    assert (result.matched, result.detections) == (2, 2)
+    assert result.mask_difference == pytest.approx(1 - 5 / 6)
+    empty = torch.zeros_like(mask)
+    assert agreement_in_photo(in_photo(empty), in_photo(empty), 0.05).mask_difference == 0.0

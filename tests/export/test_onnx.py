@@ -278,6 +278,15 @@ def test_weights_beyond_what_a_file_holds_go_beside_it(made, tmp_path, monkeypat
     model, proto, _ = made("vgg", **fixed("vgg"))
     monkeypatch.setattr(module, "LARGEST", 1000)
     path = tmp_path / "large.onnx"
-    write(onnx.ModelProto.FromString(proto.SerializeToString()), path, load_onnx)
+    mine = onnx.ModelProto.FromString(proto.SerializeToString())
+    write(mine, path, load_onnx)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     assert_same(model, load_onnx(path), photos((60, 80)))
+    assert mine.SerializeToString() == proto.SerializeToString()  # so that it can be written once more
+
+    link = tmp_path / "links" / "link.onnx"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    write(mine, link, load_onnx)
+    assert [p.name for p in link.parent.iterdir()] == ["link.onnx"] and link.is_symlink()
+    assert_same(model, load_onnx(link), photos((60, 80)))

@@ -67,7 +67,10 @@ def test_losses_and_gradients_of_the_network(monkeypatch: pytest.MonkeyPatch) ->
         ("cpu", torch.float32, torch.float32, False),
     ],
 )
-def test_tensors_that_are_taken(device: str, values: torch.dtype, boxes: torch.dtype, taken: bool) -> None:
+def test_tensors_that_are_taken(
+    device: str, values: torch.dtype, boxes: torch.dtype, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "_found", [True])
     with FakeTensorMode():  # knows CUDA without a GPU
         tensors = torch.empty(3, dtype=values, device=device), torch.empty(1, 4, dtype=boxes, device=device)
         assert twins.usable(*tensors) == taken
@@ -79,6 +82,23 @@ def test_export_takes_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert twins.usable(boxes, boxes)
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     assert not twins.usable(boxes, boxes)
+
+
+def test_where_kernels_cannot_be_started_a_warning_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nMore.")
+
+    monkeypatch.setattr(twins, "_found", [])
+    monkeypatch.setattr(twins, "_driver", fails)
+    with FakeTensorMode():
+        values, boxes = torch.empty(3, device="cuda"), torch.empty(1, 4, device="cuda")
+        assert not twins.usable(values, boxes) and not twins.usable(values, boxes)
+    [record] = caplog.records
+    assert "the GPU runs slower: Failed to find C compiler. Please specify via CC environment variable. They need" in (
+        record.getMessage()
+    )
 
 
 @pytest.mark.parametrize("switch", ["0", "1"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn import Config
-from maskrcnn.optimized.captured import WARM_UPS, Buffers, Graphs, Pool, bucket, bucket_side, capture
+from maskrcnn.optimized.captured import WARM_UPS, Buffers, Graphs, Pool, bucket, bucket_side, capture, usual_sides
 from maskrcnn.structures import ImageBatch
 from recorded import RunAgain
 
@@ -47,6 +47,14 @@ def batch(count: int, height: int, width: int, value: float = 1.0) -> ImageBatch
 )
 def test_bucket_of_a_size(size, side, expected):
     assert bucket(*size, side) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((800, 1333), (800, 1344)), ((801, 600), (832, 640)), ((1345, 780), (1408, 800))]
+)
+def test_sides_that_most_photos_have_are_buckets_of_their_own(size, expected):
+    config = Config.preset("small-fpn", class_names=["a"], overrides={"image.min_size": 800, "image.max_size": 1333})
+    assert bucket(*size, 64, usual_sides(config)) == expected
 
 
 @pytest.mark.parametrize(
@@ -153,6 +161,9 @@ class FakeCuda:
         yield
         self.log.append(f"end {what}")
 
+    def set_stream(self, stream) -> None:
+        self.log.append(f"back on {stream.name}")
+
     def device(self, device):
         return self._noted("device")
 
@@ -176,5 +187,18 @@ def test_a_run_is_warmed_up_on_a_side_stream_and_then_recorded():
     assert cuda.log == [
         *("begin device", "side waits for main", "begin on side", *["run"] * WARM_UPS, "end on side"),
         *("main waits for side", "begin recording on side into pool", "run", "end recording on side into pool"),
-        *("end device", "replay"),
+        *("back on main", "end device", "replay"),
     ]
+
+
+def test_a_recording_that_fails_leaves_the_stream_as_it_was():
+    cuda, runs = FakeCuda(), iter(range(9))
+
+    def run(x: Tensor) -> tuple[Tensor]:
+        if next(runs) == WARM_UPS:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return (x,)
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        capture(run, (torch.ones(2),), Pool("pool", cuda.Stream(cuda.log, "side")), cuda)
+    assert cuda.log[-1] == "back on main"

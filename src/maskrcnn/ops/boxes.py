@@ -142,7 +142,8 @@ def gather_rows(table: Tensor, index: Int64[Tensor, "N R"]) -> Tensor:
 def vector(numbers: Sequence[int | float], device: torch.device, dtype: torch.dtype = torch.int64) -> Num[Tensor, " n"]:
     """Return numbers as a tensor, not to be changed; they may be sizes that a compiler does not know.
 
-    Off the CPU the same tensor is given each time, so that a run copies none there, which would make it wait.
+    Off the CPU the same tensor is given each time, so that a run copies none there, which would make it wait. It is
+    kept for good, since CUDA graphs read it whenever they run.
 
     Example:
         >>> vector([3, 4], torch.device("cpu"))
@@ -155,7 +156,19 @@ def vector(numbers: Sequence[int | float], device: torch.device, dtype: torch.dt
     return _kept_vector(tuple(numbers), device, dtype)
 
 
-@functools.lru_cache(maxsize=4096)
+def divided(values: Float[Tensor, "*n"], by: int | float) -> Float[Tensor, "*n"]:
+    """Return values over a number, rounded once, on every device.
+
+    A GPU multiplies by the reciprocal of a plain number: 21 / 7 is 3.0000002 there, whose ceiling is 4.
+
+    Example:
+        >>> divided(torch.tensor([21.0]), 7)
+        tensor([3.])
+    """
+    return values / by if values.device.type == "cpu" else values / vector((by,), values.device, values.dtype)
+
+
+@functools.cache
 def _kept_vector(numbers: tuple[int | float, ...], device: torch.device, dtype: torch.dtype) -> Num[Tensor, " n"]:
     with torch.inference_mode(False):  # training may use it later
         return torch.tensor(numbers, dtype=dtype, device=device)

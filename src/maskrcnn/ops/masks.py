@@ -14,8 +14,8 @@ from torch import Tensor
 from maskrcnn.ops import bilinear
 from maskrcnn.ops.triton import usable
 
-CHUNK = 16
-"""RoIs whose full masks are held in float at a time."""
+CHUNK, CHUNK_BYTES = 16, 1 << 30
+"""RoIs whose full masks are held in float at a time on a CPU, and bytes of them on a GPU."""
 
 BAND = 1 << 16
 """Pixels of a mask that are pasted at a time, so that they stay in the processor's cache."""
@@ -45,7 +45,8 @@ def crop_masks(
     rows = bilinear.averaging_matrix(start[:, 1], side[:, 1], mask_size, height)
     columns = bilinear.averaging_matrix(start[:, 0], side[:, 0], mask_size, width)
     crops = []
-    for part in torch.arange(len(image), device=boxes.device).split(CHUNK):  # type: ignore[no-untyped-call]
+    chunk = CHUNK if boxes.device.type == "cpu" else max(CHUNK_BYTES // (4 * height * width), 1)
+    for part in torch.arange(len(image), device=boxes.device).split(chunk):  # type: ignore[no-untyped-call]
         whole = masks[image[part], matched.reshape(-1)[part]].to(boxes.dtype)
         with torch.autocast(boxes.device.type, enabled=False):  # half precision would move what lies near 0.5
             crops.append(rows[part] @ whole @ columns[part].mT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -42,14 +42,24 @@ def bucket_side(config: Config, dtype: torch.dtype) -> int:
     return math.lcm(BUCKET, image.size_divisor)
 
 
-def bucket(height: int, width: int, side: int) -> tuple[int, int]:
-    """Return the size of the graph that serves a padded height and width.
+def bucket(height: int, width: int, side: int, usual: Sequence[int] = ()) -> tuple[int, int]:
+    """Return the size of the graph that serves a padded height and width: multiples of `side`, or usual sides.
 
     Example:
-        >>> bucket(800, 1333, 64)
-        (832, 1344)
+        >>> bucket(800, 1333, 64), bucket(800, 1333, 64, usual=[800])
+        ((832, 1344), (800, 1344))
     """
-    return -(-height // side) * side, -(-width // side) * side
+
+    def up(length: int) -> int:
+        return min(-(-length // side) * side, *(u for u in usual if u >= length), 1 << 62)
+
+    return up(height), up(width)
+
+
+def usual_sides(config: Config) -> tuple[int, ...]:
+    """Return the padded sides that most photos have: those of `image.min_size` and `image.max_size`."""
+    divisor = config.image.size_divisor
+    return tuple(-(-side // divisor) * divisor for side in (config.image.min_size, config.image.max_size))
 
 
 class Buffers(NamedTuple):
@@ -146,9 +156,12 @@ def capture(run: Run, inputs: tuple[Tensor, ...], pool: Pool, cuda: Any = torch.
             for _ in range(WARM_UPS):
                 run(*inputs)
         cuda.current_stream().wait_stream(pool.stream)
-        graph = cuda.CUDAGraph()
-        with cuda.graph(graph, pool=pool.handle, stream=pool.stream):
-            outputs = run(*inputs)
+        graph, stream = cuda.CUDAGraph(), cuda.current_stream()
+        try:
+            with cuda.graph(graph, pool=pool.handle, stream=pool.stream):
+                outputs = run(*inputs)
+        finally:
+            cuda.set_stream(stream)  # a recording that fails leaves its own in place
     return Captured(graph, outputs)
 
 

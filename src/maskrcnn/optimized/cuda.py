@@ -16,9 +16,10 @@ from maskrcnn.images import ImageLike
 from maskrcnn.memory import explain_out_of_memory
 from maskrcnn.model import MaskRCNN
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.optimized.captured import Buffers, Capture, Graphs, Pool, bucket, bucket_side, capture
+from maskrcnn.ops.triton import can_start
+from maskrcnn.optimized.captured import Buffers, Capture, Graphs, Pool, bucket, bucket_side, capture, usual_sides
 from maskrcnn.optimized.photos import prepare_on
-from maskrcnn.optimized.precision import POLICY, choose_dtype
+from maskrcnn.optimized.precision import POLICY, choose_dtype, compiler_options
 from maskrcnn.prediction import Predictor, unbatch
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, MaskForm
 
@@ -60,7 +61,11 @@ class CudaModel(Predictor):
         self._network = ExportedGraph(model).to(  # type: ignore[call-overload]
             model.device, dtype, memory_format=torch.channels_last
         )
-        self._program: Any = torch.compile(self._network, fullgraph=True, backend=backend) if compile else None
+        self._program: Any = None
+        if compile:
+            if self.device.type == "cuda":
+                can_start()
+            self._program = torch.compile(self._network, fullgraph=True, **compiler_options(backend))
         self.graphs: Graphs | None = Graphs(self._run, capture=capture, new_pool=new_pool) if graphs else None
         """Recorded runs; None where they are not wanted, or could not be recorded."""
         self.side = bucket_side(self.config, dtype)
@@ -74,7 +79,7 @@ class CudaModel(Predictor):
     def prepare(self, photos: Sequence[ImageLike], first: int = 0) -> ImageBatch:
         """Return photos as the network wants them, prepared on the device; see `images.prepare`."""
         with torch.inference_mode(False), torch.no_grad():
-            return prepare_on(photos, self.config.image, self.device, first, lambda h, w: bucket(h, w, self.side))
+            return prepare_on(photos, self.config.image, self.device, first, self._bucket)
 
     def detect(self, images: ImageBatch) -> DetectionBatch:
         """Return what is found in prepared images, on the device; boxes in the input frame. Nothing waits for it.
@@ -94,12 +99,26 @@ class CudaModel(Predictor):
     def found_in(
         self, photos: Sequence[ImageLike], first: int, score_threshold: float, masks: MaskForm
     ) -> list[Detections]:
-        """Return what is found in the photos of one batch; pixels of masks are pasted on the device."""
-        batch = self.prepare(photos, first)
+        """Return what is found in the photos of one batch; pixels of masks are pasted on the device if they fit."""
+        try:
+            batch = self.prepare(photos, first)
+        except torch.OutOfMemoryError:
+            self._make_room()
+            batch = self.prepare(photos, first)
         found = self.detect(batch)
-        if masks == "rle" or not self.config.masks:  # run lengths are made on the CPU
-            found, batch = fetched(found, batch)
+        if masks == "pixels" and self.config.masks:
+            try:
+                return unbatch(found, batch, self.config, score_threshold, masks)
+            except torch.OutOfMemoryError:
+                self._make_room()
+        found, batch = fetched(found, batch)  # run lengths are made on the CPU, and pixels where the GPU is too small
         return unbatch(found, batch, self.config, score_threshold, masks)
+
+    def _make_room(self) -> None:
+        """Let go of what recorded runs hold of the device's memory."""
+        if self.graphs:
+            self.graphs.clear()
+        torch.cuda.empty_cache()
 
     def _detected(self, images: ImageBatch) -> DetectionBatch:
         """Return what is found; where memory is short, once more without what other sizes' graphs hold."""
@@ -108,18 +127,21 @@ class CudaModel(Predictor):
         except torch.OutOfMemoryError:
             if not self.graphs:
                 raise
-            self.graphs.clear()
-        torch.cuda.empty_cache()
+        self._make_room()
         return self._detect(images)
 
     def _detect(self, images: ImageBatch) -> DetectionBatch:
         count, _, *sides = images.tensor.shape
-        size = bucket(sides[0], sides[1], self.side)
+        size = self._bucket(sides[0], sides[1])
         batch = count if self.graphs is None else self.graphs.batch_for(count, size)
         buffers = self._buffers(batch, size)
         buffers.fill(images, self._padding())
         outputs = self._outputs(buffers)
         return as_detection_batch({name: tensor[:count] for name, tensor in zip(self._names, outputs, strict=True)})
+
+    def _bucket(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size that images of a padded height and width run in."""
+        return bucket(height, width, self.side, usual_sides(self.config))
 
     def _buffers(self, batch: int, size: tuple[int, int]) -> Buffers:
         def make() -> Buffers:
@@ -133,7 +155,7 @@ class CudaModel(Predictor):
             return self._run(*buffers.given())
         try:
             return self.graphs.run(buffers)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as e:
             logger.warning("No CUDA graph can be recorded, so the GPU waits for the host more: %s", _reason(e))
@@ -145,10 +167,13 @@ class CudaModel(Predictor):
         if self._program is not None:
             try:
                 return tuple(self._program(*inputs).values())
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
-            except Exception as e:  # noqa: BLE001  # a compiler fails in many ways, and the network runs without it
+            except Exception as e:  # a compiler fails in many ways, and the network runs without it
+                if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                    raise  # it is compiled by now: what fails is the recording
                 logger.warning("The network is not compiled and runs eagerly, slower: %s", _reason(e))
+                logger.debug("Compiling failed.", exc_info=True)
                 self._program = None
         return tuple(self._network(*inputs).values())
 
@@ -160,7 +185,7 @@ class CudaModel(Predictor):
         return box_ops.vector(colour, self.device, torch.float32)[:, None, None]
 
     def _probe(self, side: int) -> None:
-        size = bucket(side, side, self.side)
+        size = self._bucket(side, side)
         buffers = Buffers.of(1, size, self.config.image.padding_place == "center", self.dtype, self.device)
         buffers.sizes.fill_(side)
         self._network(*buffers.given())

@@ -145,6 +145,6 @@ def _normalised(photo: UInt8[Tensor, "H W 3"], config: ImageConfig) -> Float[Ten
     """Do what `images.prepare_image` does to values, operation by operation."""
     channels = photo.permute(2, 0, 1)
     x = (channels.flip(0) if config.channel_order == "bgr" else channels).float().contiguous()
-    x = x / (1 / config.pixel_scale)
+    x = box_ops.divided(x, 1 / config.pixel_scale)
     mean, std = (box_ops.vector(values, photo.device, torch.float32) for values in (config.mean, config.std))
     return (x - mean[:, None, None]) / std[:, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Literal
 
 import torch
@@ -46,3 +47,11 @@ def has_bfloat16(device: torch.device) -> bool:
 def processor() -> dict[str, Any]:
     """Return what torch tells of the processor: its name and the instructions it has."""
     return dict(torch.cpu.get_capabilities())
+
+
+def compiler_options(backend: Any = "inductor") -> dict[str, Any]:
+    """Return the arguments of `torch.compile` by which programs for a GPU divide as PyTorch does, rounded once."""
+    numerics = getattr(importlib.import_module("torch._inductor.config"), "eager_numerics", None)
+    if backend != "inductor" or not hasattr(numerics, "division_rounding"):
+        return {"backend": backend}
+    return {"backend": backend, "options": {"eager_numerics.division_rounding": True}}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn.model import MaskRCNN
+from maskrcnn.ops.triton import can_start
+from maskrcnn.optimized.precision import compiler_options
 from maskrcnn.structures import ImageBatch, Losses, TargetBatch
 
 Step = Callable[[Tensor | ImageBatch, TargetBatch], Losses]
@@ -46,6 +48,7 @@ def compiled_step(
     """
     device = model.device.type
     if device == "cuda":  # on a CPU oneDNN's bfloat16 gradients of narrow layers write past their memory then
+        can_start()
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(images: Tensor | ImageBatch, targets: TargetBatch) -> tuple[Tensor, Losses]:
@@ -53,7 +56,7 @@ def compiled_step(
             losses = model(images, targets)
         return losses.total, losses
 
-    program: Any = torch.compile(forward, fullgraph=True, backend=backend) if compile else forward
+    program: Any = torch.compile(forward, fullgraph=True, **compiler_options(backend)) if compile else forward
 
     def step(images: Tensor | ImageBatch, targets: TargetBatch) -> Losses:
         total, losses = program(images, targets)
