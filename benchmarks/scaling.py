@@ -4,8 +4,8 @@ Every point is a fresh process, so that none profits from memory that another ha
 curves are visited in a shuffled order, several rounds of it, and medians are taken. Memory is the process's peak
 resident size above what it holds once weights and input are loaded. Time is the processor's, of one thread: unlike the
 clock's it hardly depends on what else the machine does. The weights are random, from a fixed seed, with
-predictors strong enough that every run finds as many objects as it may. As on the command line, freed memory is kept
-for what comes next (maskrcnn.allocator), unless --give-back is asked for.
+predictors strong enough that every run finds as many objects as it may. As on the command line PyTorch asks for huge
+pages; THP_MEM_ALLOC_ENABLE=0 measures without.
 
 The growth of a curve is its slope on logarithmic axes over the last three points: 1 is linear, less is better. What a
 run costs anyway makes it less than 1; tests/test_scaling.py counts what is left when that is taken off.
@@ -36,7 +36,7 @@ from rich.table import Table
 from torch import Tensor
 
 from maskrcnn import Config, MaskRCNN, TargetBatch
-from maskrcnn.allocator import keep_freed_memory
+from maskrcnn.devices import ask_for_huge_pages
 from maskrcnn.evaluation import coco_results
 from maskrcnn.ops.masks import paste_masks
 from maskrcnn.ops.rle import paste_rles
@@ -244,11 +244,11 @@ def points(curves: Sequence[Curve], with_pastes: bool, rounds: int) -> Iterator[
         yield from shuffled
 
 
-def in_a_process(point: tuple[str, int], preset: str, give_back: bool) -> dict[str, float]:
+def in_a_process(point: tuple[str, int], preset: str) -> dict[str, float]:
     """Return what a fresh process measures at a point."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASKRCNN_SHAPE_CHECKS": "0"}
     command = [sys.executable, "-W", "ignore", str(HERE / "scaling.py"), "--point", json.dumps(point)]
-    command += ["--preset", preset, *(["--give-back"] if give_back else [])]
+    command += ["--preset", preset]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{point[0]} at {point[1]} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
@@ -256,14 +256,14 @@ def in_a_process(point: tuple[str, int], preset: str, give_back: bool) -> dict[s
 
 
 def collect(
-    every: Sequence[tuple[str, int]], preset: str, give_back: bool, progress: Progress
+    every: Sequence[tuple[str, int]], preset: str, progress: Progress
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Return the medians of every point over all rounds."""
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     bar = progress.add_task("measuring", total=len(every))
     for point in every:
         progress.update(bar, description=f"{point[0]} {point[1] or ''}")
-        runs.setdefault(point, []).append(in_a_process(point, preset, give_back))
+        runs.setdefault(point, []).append(in_a_process(point, preset))
         progress.advance(bar)
     return {
         point: {name: statistics.median(r[name] for r in found) for name in ("seconds", "megabytes")}
@@ -347,7 +347,6 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[*AXES, "paste"], default=[*AXES, "paste"], help="what to vary")
     parser.add_argument("--preset", default="small-fpn", help="the network (default small-fpn)")
     parser.add_argument("--rounds", type=int, default=3, help="processes per point (default 3)")
-    parser.add_argument("--give-back", action="store_true", help="let the C library return freed memory to the system")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves, as .svg or .png")
     parser.add_argument("--point", help=argparse.SUPPRESS)
@@ -356,8 +355,7 @@ def main() -> int:
         parser.error("--rounds must be at least 1")
     if options.point:
         torch.set_num_threads(1)
-        if not options.give_back:
-            keep_freed_memory()
+        ask_for_huge_pages()
         name, value = json.loads(options.point)
         words = name.split()
         work = paste_work(*words[1:]) if words[0] == "paste" else work_of(name, value, options.preset)
@@ -369,7 +367,7 @@ def main() -> int:
     console = Console()
     try:
         with Progress(console=console, transient=True) as progress:
-            found = collect(every, options.preset, options.give_back, progress)
+            found = collect(every, options.preset, progress)
     except RuntimeError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

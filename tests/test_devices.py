@@ -1,11 +1,12 @@
 """Whether torch can compile programs here, and what is said where it cannot."""
 
+import os
 import subprocess
 
 import pytest
 from torch._inductor import config, cpp_builder
 
-from maskrcnn.devices import compiler_missing
+from maskrcnn.devices import ask_for_huge_pages, compiler_missing
 
 
 def forget():
@@ -54,3 +55,13 @@ def test_the_answer_is_kept(answer, monkeypatch):
     answer("c++", "exit 0")
     monkeypatch.setattr(subprocess, "run", None)
     assert compiler_missing() is None
+
+
+def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    ask_for_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    ask_for_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,16 @@ def choose_device(name: str | None) -> torch.device:
             reason = "it is none of cpu, cuda, cuda:1 … and mps."
         raise InputError(f"The device {name!r} cannot be used here: {reason}") from None
     return device
+
+
+def ask_for_huge_pages() -> None:
+    """Let PyTorch ask for huge pages (2 MB) from now on, unless THP_MEM_ALLOC_ENABLE says otherwise.
+
+    A feature map of a large image or batch is more than 32 MB. glibc gives such blocks back and asks for them anew, and
+    Linux then clears them page by page, which can take as long as the convolution that fills them; with huge pages 512
+    at a time. The command line does this. It counts only before the first tensor of 2 MB is made.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 INSTALL = "On Debian and Ubuntu: apt install g++ python3-dev; on a Mac: xcode-select --install."

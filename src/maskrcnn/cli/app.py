@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from maskrcnn import __version__
-from maskrcnn.allocator import keep_freed_memory
 from maskrcnn.cli.convert import convert
 from maskrcnn.cli.demo import demo
 from maskrcnn.cli.draw import draw
@@ -27,6 +26,7 @@ from maskrcnn.cli.pretrained import pretrained
 from maskrcnn.cli.report import report
 from maskrcnn.cli.trace import trace
 from maskrcnn.cli.train import train
+from maskrcnn.devices import ask_for_huge_pages
 from maskrcnn.errors import (
     CheckpointError,
     ConfigError,
@@ -72,7 +72,7 @@ for command in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 (it failed) or 2 (it was asked wrongly)."""
-    keep_freed_memory()
+    ask_for_huge_pages()
     console = Console(stderr=True)
     logging.basicConfig(
         level=logging.WARNING,
