@@ -71,7 +71,7 @@ def test_a_broken_file_is_named_and_left_out(predict, album, tmp_path):
     assert f"Warning: {album / '1.png'}: the image is truncated or damaged" in words(err)
     assert f"Warning: {album / '9.jpg'}: the file is empty (0 bytes). It is left out." in words(err)
     assert "in 2 images" in err
-    assert "(2 could not be read)" in err
+    assert "(2 left out)" in err
     assert {r["image_id"] for r in results(tmp_path / "found")} == {str(album / "0.png"), str(album / "2.png")}
 
 
