@@ -155,9 +155,9 @@ class CudaModel(Predictor):
             return self._run(*buffers.given())
         try:
             return self.graphs.run(buffers)
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
+        except torch.OutOfMemoryError:
             raise
-        except RuntimeError as e:
+        except RuntimeError as e:  # where CUDA itself is broken, the run below fails too
             logger.warning("No CUDA graph can be recorded, so the GPU waits for the host more: %s", _reason(e))
             self.graphs = None
         return self._run(*buffers.given())
