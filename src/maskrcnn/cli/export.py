@@ -129,7 +129,7 @@ def export(
         if format != "onnx":
             raise InputError(f"--for netron is for --format onnx; got {format}.")
         _refuse_options(
-            "--for netron has no use for it",
+            "has no use with --for netron",
             {
                 "--batch": batch != 1,
                 "--dynamic": dynamic != "size",
@@ -160,7 +160,7 @@ def export(
     check_folder(check_images, "--check-images")
     if format == "pt2":
         _refuse_options(
-            "it is for --format onnx; a .pt2 file has no such thing",
+            "is for --format onnx; a .pt2 file has no such thing",
             {
                 "--opset": opset != DEFAULT_OPSET,
                 "--with-preprocessing": preprocessing,
@@ -216,7 +216,7 @@ def _refuse_options(why: str, given: Mapping[str, bool]) -> None:
     """Refuse options that would not be heeded."""
     for option, is_given in given.items():
         if is_given:
-            raise InputError(f"{option}: {why}.")
+            raise InputError(f"{option} {why}.")
 
 
 def _precision(text: str) -> Precision:

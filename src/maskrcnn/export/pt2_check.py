@@ -106,7 +106,7 @@ class Archive:
         return stored and len(parts) == len(self._parts) and sum(part.file_size for part in parts) <= self._bytes
 
 
-def checked_copy(file: IO[bytes]) -> IO[bytes]:
+def checked_copy(file: IO[bytes]) -> io.BytesIO:
     """Return a program's file made anew of its parts, all of them checked.
 
     Args:
